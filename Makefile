@@ -1,0 +1,38 @@
+# Gatehouse. `make` shows what there is.
+SHELL := /bin/sh
+export GOTOOLCHAIN := auto
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+DEBIAN := postgresql nginx-light chromium nodejs npm curl
+
+.DEFAULT_GOAL := help
+.PHONY: help build install demo test check e2e bench docs deps lint fuzz
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/gatehouse (and bin/hydra, the same program)
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/gatehouse ./cmd/gatehouse
+	ln -sf gatehouse bin/hydra
+
+demo: ## run everything on embedded defaults
+	$(GO) run ./cmd/gatehouse demo
+
+deps: ## install what the tests start: PostgreSQL, nginx, Chromium, Node.js
+	@sh test/deps.sh $(DEBIAN)
+
+lint: ## format, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+check: lint ## lint, import rule and unit tests with the race detector
+	$(GO) test -race -count=1 $$($(GO) list ./... | grep -v /test/)
+	$(GO) test -count=1 ./test
+
+e2e: ## the tutorial and the demo against the real binary, in a real browser
+	$(GO) test -count=1 -timeout 15m ./test/...
+
+test: deps ## everything: installs what it needs, lint, unit tests with -race, end to end
+	$(MAKE) check
+	$(MAKE) e2e

@@ -1,0 +1,123 @@
+package gateway
+
+import (
+	"iter"
+	"strings"
+)
+
+// Field is one header line.
+type Field struct{ Name, Value string }
+
+// Header is a list of fields in the order of the wire. Names compare without
+// regard to case and keep theirs. The zero value is empty and ready to use.
+//
+// Values never carry CR, LF or NUL: Set and Add replace these by a space, so
+// that no plugin can split a message.
+type Header struct{ fields []Field }
+
+// Get returns the first value, or "".
+func (h *Header) Get(name string) string {
+	for i := range h.fields {
+		if equalFold(h.fields[i].Name, name) {
+			return h.fields[i].Value
+		}
+	}
+	return ""
+}
+
+// Has says whether the field is present, if only with an empty value.
+func (h *Header) Has(name string) bool {
+	for i := range h.fields {
+		if equalFold(h.fields[i].Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Values yields every value of a field.
+func (h *Header) Values(name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range h.fields {
+			if equalFold(h.fields[i].Name, name) && !yield(h.fields[i].Value) {
+				return
+			}
+		}
+	}
+}
+
+// Set replaces every value of the field by one, in the place of the first.
+func (h *Header) Set(name, value string) {
+	for i := range h.fields {
+		if equalFold(h.fields[i].Name, name) {
+			h.fields[i] = Field{name, clean(value)}
+			h.del(i+1, func(f Field) bool { return equalFold(f.Name, name) })
+			return
+		}
+	}
+	h.Add(name, value)
+}
+
+// Add appends a field.
+func (h *Header) Add(name, value string) {
+	h.fields = append(h.fields, Field{name, clean(value)})
+}
+
+// Del removes every value of the field.
+func (h *Header) Del(name string) {
+	h.del(0, func(f Field) bool { return equalFold(f.Name, name) })
+}
+
+// DelFunc removes the fields for which drop is true.
+func (h *Header) DelFunc(drop func(Field) bool) { h.del(0, drop) }
+
+// Fields returns the fields in order; the caller must not change them.
+func (h *Header) Fields() []Field { return h.fields }
+
+// Reset empties the header and keeps its memory.
+func (h *Header) Reset() {
+	clear(h.fields)
+	h.fields = h.fields[:0]
+}
+
+func (h *Header) del(from int, drop func(Field) bool) {
+	kept := h.fields[:from]
+	for _, f := range h.fields[from:] {
+		if !drop(f) {
+			kept = append(kept, f)
+		}
+	}
+	clear(h.fields[len(kept):])
+	h.fields = kept
+}
+
+func clean(v string) string {
+	if strings.IndexFunc(v, isBreak) < 0 {
+		return v
+	}
+	return strings.Map(func(r rune) rune {
+		if isBreak(r) {
+			return ' '
+		}
+		return r
+	}, v)
+}
+
+func isBreak(r rune) bool { return r == '\r' || r == '\n' || r == 0 }
+
+// equalFold compares ASCII without regard to case; anything else must be equal.
+func equalFold(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := 0; i < len(a); i++ {
+		x, y := a[i], b[i]
+		if x == y {
+			continue
+		}
+		if x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z' {
+			return false
+		}
+	}
+	return true
+}
