@@ -51,6 +51,11 @@ type Authorization struct {
 	HandledAt        time.Time       `json:"handled_at,omitzero"`
 	OIDC             OIDCContext     `json:"oidc_context,omitzero"`
 
+	// Set whenever tokens are issued: when that was, and until when the
+	// newest refresh token is good (zero: for ever, if there is one at all).
+	IssuedAt       time.Time `json:"issued_at,omitzero"`
+	RefreshExpires time.Time `json:"refresh_expires,omitzero"`
+
 	Expires time.Time `json:"-"` // of the record
 }
 

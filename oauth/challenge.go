@@ -40,6 +40,7 @@ type Challenge struct {
 
 	// Logout.
 	RPInitiated bool
+	RequestedAt time.Time
 	Expires     time.Time
 }
 
