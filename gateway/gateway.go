@@ -34,11 +34,12 @@ type Exchange struct {
 	Node       *Node     // set by the balancer
 	Consumers  ConsumerFinder
 
-	Start        time.Time     // first byte of the request
-	UpstreamTime time.Duration // from sending to the upstream's last byte; 0: not proxied
-	FromUpstream bool          // the answer is the upstream's
-	BytesIn      int64         // request line, header and body as received
-	BytesOut     int64         // status line, header and body as sent
+	Now          func() time.Time // nil: time.Now
+	Start        time.Time        // first byte of the request
+	UpstreamTime time.Duration    // from sending to the upstream's last byte; 0: not proxied
+	FromUpstream bool             // the answer is the upstream's
+	BytesIn      int64            // request line, header and body as received
+	BytesOut     int64            // status line, header and body as sent
 }
 
 // Request is what the client asked.

@@ -1,8 +1,10 @@
 package oauth
 
 import (
+	"cmp"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -41,4 +43,9 @@ type Settings struct {
 
 	Log *slog.Logger
 	Now func() time.Time // time.Now outside tests
+}
+
+// PublicBase is the base of the public endpoints without a trailing slash.
+func (s *Settings) PublicBase() string {
+	return strings.TrimRight(cmp.Or(s.PublicURL, s.Issuer), "/")
 }

@@ -205,7 +205,7 @@ func normalPassword(p string) string { return norm.NFC.String(p) }
 
 func checkPassword(email, password string) error {
 	switch {
-	case len(password) > MaxPassword:
+	case max(len(password), len(normalPassword(password))) > MaxPassword:
 		return fault.New(fault.Invalid, fmt.Sprintf("The password is longer than %d bytes.", MaxPassword))
 	case !utf8.ValidString(password):
 		return fault.New(fault.Invalid, "The password is not valid UTF-8.")

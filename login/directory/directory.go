@@ -134,22 +134,26 @@ func (d *Directory) VerifyFrom(ctx context.Context, from netip.Addr, email, pass
 
 func (d *Directory) verify(ctx context.Context, email, password string) (login.User, error) {
 	u, err := d.store.UserByEmail(ctx, email)
-	phc, known := u.PasswordHash, true
-	switch {
-	case fault.KindOf(err) == fault.NotFound && err != nil:
-		phc, known = d.decoy, false
-	case err != nil:
+	if err != nil && fault.KindOf(err) != fault.NotFound {
 		return login.User{}, fmt.Errorf("reading the user: %w", err)
-	case phc == "":
+	}
+	phc, known := u.PasswordHash, true
+	if err != nil || phc == "" {
 		phc, known = d.decoy, false
 	}
 	ok, err := d.hasher.Verify(ctx, phc, password)
+	if err != nil && known && fault.KindOf(err) == fault.Internal && ctx.Err() == nil {
+		// A hash that cannot be read must not tell that its user exists.
+		d.log.Error("stored password hash cannot be read", "user_id", u.ID, "err", err)
+		known = false
+		_, err = d.hasher.Verify(ctx, d.decoy, password)
+	}
 	if err != nil {
 		return login.User{}, fmt.Errorf("checking the password: %w", err)
 	}
 	switch {
 	case !known:
-		return login.User{}, errDenied(errors.New("no such user, or one without a password"))
+		return login.User{}, errDenied(errors.New("no such user, or one without a usable password"))
 	case !ok:
 		return login.User{}, errDenied(errors.New("wrong password"))
 	case u.Disabled:

@@ -34,7 +34,7 @@ const (
 type Desk struct {
 	base   string
 	client *http.Client
-	broken error        // what is wrong with the base URL
+	broken error // what is wrong with the base URL
 	// plain: the paths have no /admin in front, as before Hydra 2.0.
 	plain atomic.Bool
 }

@@ -54,6 +54,7 @@ type relyingParty struct {
 	claimSchema *jsonschema.Schema
 	provider    *provider
 	state       *state
+	tokens      *bounded[*checked] // bearer tokens found good, by token
 	challenge   string // WWW-Authenticate without an error
 }
 
@@ -85,6 +86,9 @@ func build(raw json.RawMessage, env *gateway.Env) (*relyingParty, error) {
 	id := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", c.Discovery, c.ClientID, c.ClientSecret, secret))
 	p.state = gateway.Kept(env.Keep, "openid-connect state "+base64.RawURLEncoding.EncodeToString(id[:]), func() *state {
 		return newState(env.Now)
+	})
+	p.tokens = gateway.Kept(env.Keep, "openid-connect tokens "+policy(c), func() *bounded[*checked] {
+		return newBounded[*checked](tokenMemory, env.Now)
 	})
 	return p, nil
 }

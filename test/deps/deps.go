@@ -17,9 +17,9 @@ import (
 	_ "golang.org/x/crypto/argon2"
 	_ "golang.org/x/net/http2"
 	_ "golang.org/x/oauth2/clientcredentials"
+	_ "golang.org/x/sync/singleflight"
+	_ "golang.org/x/sys/unix"
 	_ "golang.org/x/text/language"
 	_ "golang.org/x/text/unicode/norm"
-	_ "golang.org/x/sys/unix"
-	_ "golang.org/x/sync/singleflight"
 	_ "modernc.org/sqlite"
 )

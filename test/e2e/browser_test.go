@@ -1,0 +1,91 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// browser starts a fresh Chromium that trusts the authority of a data
+// directory, if one is given.
+func browser(t *testing.T, dataDir string) context.Context {
+	t.Helper()
+	opts := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.WindowSize(1100, 800))
+	if dataDir != "" {
+		block, _ := pem.Decode([]byte(readFile(t, filepath.Join(dataDir, "ca.crt"))))
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+		opts = append(opts, chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(sum[:])))
+	}
+	alloc, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, cancelTab := chromedp.NewContext(alloc)
+	t.Cleanup(func() { cancelTab(); cancel() })
+	ctx, cancelTime := context.WithTimeout(ctx, 3*time.Minute)
+	t.Cleanup(cancelTime)
+	return ctx
+}
+
+// do runs browser actions; each must be done within 30 s.
+func do(t *testing.T, ctx context.Context, what string, actions ...chromedp.Action) {
+	t.Helper()
+	step, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := chromedp.Run(step, actions...); err != nil {
+		var url, body string
+		again, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		chromedp.Run(again, chromedp.Location(&url), chromedp.Text("body", &body, chromedp.ByQuery))
+		t.Fatalf("%s: %v\nat %s:\n%s", what, err, url, body)
+	}
+}
+
+// signIn fills the login app's form and allows access.
+func signIn(t *testing.T, ctx context.Context, email, password string) {
+	t.Helper()
+	do(t, ctx, "sign-in page", chromedp.WaitVisible("#email"), picture("sign-in"))
+	do(t, ctx, "signing in", chromedp.SendKeys("#email", email), chromedp.SendKeys("#password", password), chromedp.Click("#submit"))
+	do(t, ctx, "consent page", chromedp.WaitVisible("#accept"), picture("consent"))
+	do(t, ctx, "allowing access", chromedp.Click("#accept"))
+}
+
+// bodyText waits until the page's text contains want and returns it all.
+func bodyHas(t *testing.T, ctx context.Context, what, want string) {
+	t.Helper()
+	do(t, ctx, what, chromedp.Poll(`document.body && document.body.innerText.includes(`+jsString(want)+`)`, nil))
+}
+
+func jsString(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// picture keeps a screenshot in the directory GATEHOUSE_PICTURES names, if any:
+// that is how docs/images is made.
+func picture(name string) chromedp.Action {
+	return chromedp.ActionFunc(func(ctx context.Context) error {
+		dir := os.Getenv("GATEHOUSE_PICTURES")
+		if dir == "" {
+			return nil
+		}
+		var png []byte
+		if err := chromedp.CaptureScreenshot(&png).Do(ctx); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
+	})
+}
