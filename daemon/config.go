@@ -184,14 +184,7 @@ func LoadConfig(path string, env Environ) (*Config, error) {
 		}
 		ps = strict.Decode(filepath.Base(path), data, c)
 	}
-	ps = append(ps, strict.Override(c, func(key string) (string, string, bool) {
-		for _, name := range EnvNames(key) {
-			if v, ok := env(name); ok {
-				return v, "$" + name, true
-			}
-		}
-		return "", "", false
-	})...)
+	ps = append(ps, strict.Override(c, envLookup(env))...)
 	if v, ok := env("NODE_TLS_REJECT_UNAUTHORIZED"); ok && v == "0" {
 		c.Login.SkipTLSVerify = true
 	}
@@ -200,6 +193,18 @@ func LoadConfig(path string, env Environ) (*Config, error) {
 		return nil, ps
 	}
 	return c, nil
+}
+
+// envLookup finds the text of a key in the environment.
+func envLookup(env Environ) func(key string) (text, source string, ok bool) {
+	return func(key string) (string, string, bool) {
+		for _, name := range EnvNames(key) {
+			if v, ok := env(name); ok {
+				return v, "$" + name, true
+			}
+		}
+		return "", "", false
+	}
 }
 
 // EnvNames lists the environment variables that override a key, best first.

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"html/template"
 	"net/http"
 	"strings"
@@ -49,4 +51,17 @@ func sampleUpstream() http.Handler {
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 		samplePage.Execute(w, v)
 	})
+}
+
+// userinfo reads the identity the gateway tells: base64 of JSON.
+func userinfo(header string) map[string]any {
+	raw, err := base64.StdEncoding.DecodeString(header)
+	if err != nil {
+		return nil
+	}
+	var claims map[string]any
+	if json.Unmarshal(raw, &claims) != nil {
+		return nil
+	}
+	return claims
 }

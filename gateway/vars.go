@@ -325,7 +325,7 @@ func hex(c byte) byte {
 	case '0' <= c && c <= '9':
 		return c - '0'
 	case 'a' <= c|0x20 && c|0x20 <= 'f':
-		return c|0x20 - 'a' + 10
+		return c | 0x20 - 'a' + 10
 	}
 	return 16
 }
@@ -342,4 +342,29 @@ func port(valid bool, p uint16) (string, bool) {
 // seconds writes a duration as nginx does: seconds with three decimals.
 func seconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64)
+}
+
+// dropQuery removes a parameter from a raw query.
+func dropQuery(query, name string) (string, bool) {
+	var kept []string
+	changed := false
+	for pair := range strings.SplitSeq(query, "&") {
+		if k, _, _ := strings.Cut(pair, "="); k == name || unescape(k) == name {
+			changed = true
+			continue
+		}
+		kept = append(kept, pair)
+	}
+	if !changed {
+		return query, false
+	}
+	return strings.Join(kept, "&"), true
+}
+
+func dropTargetQuery(target, name string) string {
+	path, query, _ := strings.Cut(target, "?")
+	if query, _ = dropQuery(query, name); query == "" {
+		return path
+	}
+	return path + "?" + query
 }

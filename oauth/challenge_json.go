@@ -72,7 +72,7 @@ func (c *Challenge) Wire() ([]byte, error) {
 	client := json.RawMessage("null")
 	if c.Client != nil {
 		var err error
-		if client, err = challengeClient(c.Client); err != nil {
+		if client, err = json.Marshal(c.Client.Wire("")); err != nil {
 			return nil, err
 		}
 	}
@@ -281,13 +281,6 @@ func ParseRedirect(body []byte) (string, error) {
 		return "", fault.Wrap(fault.Invalid, "the answer is not valid JSON", err)
 	}
 	return w.RedirectTo, nil
-}
-
-// challengeClient is the client as shown to an application.
-func challengeClient(c *Client) (json.RawMessage, error) {
-	shown := *c
-	shown.SecretHash, shown.RotatedSecretHashes, shown.Lifespans = "", nil, Lifespans{}
-	return json.Marshal(&shown)
 }
 
 // list makes an absent list an empty one, as the wire has it.

@@ -521,8 +521,12 @@ func (s *Schema) checkCombined(v *Value) string {
 			return fmt.Sprintf("allOf %d failed: %s", i+1, text)
 		}
 	}
+	given := v.Type
 	if len(s.anyOf) > 0 && !slices.ContainsFunc(s.anyOf, func(sub *Schema) bool { return sub.check(v) == "" }) {
 		return s.noneOf()
+	}
+	if as := (&Value{Type: given}); slices.ContainsFunc(s.anyOf, func(sub *Schema) bool { return sub.checkType(as) == "" && as.Type == given }) {
+		v.Type = given // an alternative takes the empty list, or object, as it is
 	}
 	matched := -1
 	for i, sub := range s.oneOf {

@@ -58,18 +58,19 @@ func TestCompileRefuses(t *testing.T) {
 }
 
 func TestValidateNormalizes(t *testing.T) {
-	s, err := Compile([]byte(`{"properties":{"o":{"type":"object"},"a":{"type":"array"},"n":{"type":"integer"},"f":{"type":"number"}}}`))
+	s, err := Compile([]byte(`{"properties":{"o":{"type":"object"},"a":{"type":"array"},"n":{"type":"integer"},"f":{"type":"number"},
+		"x":{"anyOf":[{"type":"object"},{"type":"array"}]}}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := Parse([]byte(`{"o":[],"a":{},"n":1.0e2,"f":1.0}`))
+	v, err := Parse([]byte(`{"o":[],"a":{},"n":1.0e2,"f":1.0,"x":[]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Validate(v); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(v.JSON()), `{"o":{},"a":[],"n":100,"f":1.0}`; got != want {
+	if got, want := string(v.JSON()), `{"o":{},"a":[],"n":100,"f":1.0,"x":[]}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -208,6 +208,7 @@ func (r *Registry) forget(id string) {
 		return
 	}
 	delete(r.cached, id)
+	r.flight.Forget(id) // a read under way may be of before
 }
 
 var errNotFound = fault.New(fault.NotFound, "Unable to locate the resource")

@@ -2,6 +2,7 @@ package fallback
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -10,28 +11,22 @@ import (
 	"gatehouse/oauth"
 )
 
-// Classify makes an OAuth error of any error. What has no class is a
-// server_error with a generic text; the cause is logged here.
+// Classify makes an OAuth error of any error and logs what the client does not
+// see.
 func Classify(r *http.Request, set *oauth.Settings, err error) *oauth.Error {
-	var oe *oauth.Error
-	if errors.As(err, &oe) {
-		if oe.Cause != nil && set.Log != nil {
-			set.Log.DebugContext(r.Context(), "request refused", "path", r.URL.Path, "error", oe.Code, "err", oe.Cause)
+	e := oauth.AsError(err)
+	if set.Log != nil && e.Cause != nil {
+		level := slog.LevelDebug
+		switch e.Code {
+		case oauth.ErrServerError.Code:
+			level = slog.LevelError
+		case oauth.ErrTemporarilyUnavailable.Code:
+			level = slog.LevelWarn
 		}
-		return oe
+		set.Log.Log(r.Context(), level, "request refused", "path", r.URL.Path, "error", e.Code, "err", cause(e.Cause))
 	}
-	if fault.KindOf(err) == fault.Unavailable {
-		if set.Log != nil {
-			set.Log.WarnContext(r.Context(), "request not served", "path", r.URL.Path, "err", cause(err))
-		}
-		return oauth.ErrTemporarilyUnavailable.Because(err)
-	}
-	if set.Log != nil {
-		set.Log.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "err", cause(err))
-	}
-	e := oauth.ErrServerError.Because(err)
-	if set.ExposeInternalError {
-		e = e.WithHint(cause(err))
+	if set.ExposeInternalError && e.Code == oauth.ErrServerError.Code && e.Cause != nil {
+		return e.WithHint(cause(e.Cause))
 	}
 	return e
 }

@@ -187,7 +187,7 @@ func newChecked(body []byte) (*checked, error) {
 // checkRemote asks the provider, once for all that carry the same token.
 func (p *relyingParty) checkRemote(x *gateway.Exchange, token string) (*checked, time.Time, error) {
 	var none time.Time
-	claims, body, err := p.introspect(x.Ctx, x, token)
+	claims, body, err := p.introspectOnce(x, token)
 	if err != nil {
 		return nil, none, err
 	}
@@ -206,6 +206,34 @@ func (p *relyingParty) checkRemote(x *gateway.Exchange, token string) (*checked,
 		}
 	}
 	return &checked{claims, base64JSON(body)}, most, nil
+}
+
+// introspectOnce shares a call among requests that carry the same token, unless
+// what is asked depends on the request.
+func (p *relyingParty) introspectOnce(x *gateway.Exchange, token string) (map[string]any, []byte, error) {
+	if len(p.IntrospectionHeaders) > 0 {
+		return p.introspect(x.Ctx, x, token)
+	}
+	type answer struct {
+		claims map[string]any
+		body   []byte
+	}
+	token = strings.Clone(token)
+	shared := context.WithoutCancel(x.Ctx)
+	done := p.state.flight.DoChan("introspect "+p.policy+token, func() (any, error) {
+		claims, body, err := p.introspect(shared, nil, token)
+		return answer{claims, body}, err
+	})
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return nil, nil, r.Err
+		}
+		a := r.Val.(answer)
+		return a.claims, a.body, nil
+	case <-x.Ctx.Done():
+		return nil, nil, fault.Wrap(fault.Unavailable, "the client went away", x.Ctx.Err())
+	}
 }
 
 // authorizeBearer applies required_scopes, claim_validator.audience and

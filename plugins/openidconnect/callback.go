@@ -4,6 +4,7 @@ import (
 	"errors"
 	"html"
 	"net/url"
+	"strconv"
 	"time"
 
 	"gatehouse/gateway"
@@ -96,6 +97,13 @@ func (p *relyingParty) redeem(x *gateway.Exchange, doc *metadata, a *attempt, co
 	c, err := p.verifyIDToken(x.Ctx, doc, t.ID, t.Access, a.Nonce)
 	if err != nil {
 		return nil, err
+	}
+	// OpenID Connect Core, section 3.1.2.1: who asked for a fresh sign-in
+	// must see that it was one.
+	if most, err := strconv.ParseInt(p.params.Get("max_age"), 10, 64); err == nil {
+		if p.env.Now().Unix() > int64(c.AuthTime)+most+int64(p.IATSlack) {
+			return nil, denied("the sign-in is older than max_age")
+		}
 	}
 	user := p.userinfo(x.Ctx, doc, t.Access, c.Subject)
 	return p.newSession(t, c.Issuer, c.Subject, c.Raw, user, nil), nil

@@ -86,7 +86,8 @@ func (p *relyingParty) userinfo(ctx context.Context, doc *metadata, access, subj
 	return compact(a.Body)
 }
 
-// introspect asks the provider about a token (RFC 7662). Errors are
+// introspect asks the provider about a token (RFC 7662). x is needed only for
+// introspection_addon_headers. Errors are
 // fault.Denied, fault.Unavailable or internal.
 func (p *relyingParty) introspect(ctx context.Context, x *gateway.Exchange, token string) (map[string]any, []byte, error) {
 	endpoint, doc := p.Introspection, &metadata{}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,29 +65,29 @@ type config struct {
 	JWKExpiresIn       int  `json:"jwk_expires_in"`
 	DiscoveryExpiresIn int  `json:"discovery_expires_in"`
 
-	Introspection          string   `json:"introspection_endpoint"`
-	IntrospectionAuth      string   `json:"introspection_endpoint_auth_method"`
-	IntrospectionInterval  int      `json:"introspection_interval"`
-	IntrospectionExpiry    string   `json:"introspection_expiry_claim"`
-	IntrospectionHeaders   []string `json:"introspection_addon_headers"`
-	IntrospectionNoCache   bool     `json:"introspection_cache_ignore"`
-	PublicKey              string   `json:"public_key"`
-	UseJWKS                bool     `json:"use_jwks"`
-	SigningAlg             string   `json:"token_signing_alg_values_expected"`
-	VerificationNoCache    bool     `json:"jwt_verification_cache_ignore"`
-	CacheSegment           string   `json:"cache_segment"`
-	ClaimValidator         validate `json:"claim_validator"`
-	ClaimSchema            any      `json:"claim_schema"`
-	RequiredScopes         []string `json:"required_scopes"`
-	SessionContents        *parts   `json:"session_contents"`
-	SetAccessToken         bool     `json:"set_access_token_header"`
-	SetIDToken             bool     `json:"set_id_token_header"`
-	SetRawIDToken          bool     `json:"set_raw_id_token_header"`
-	SetUserinfo            bool     `json:"set_userinfo_header"`
-	SetRefreshToken        bool     `json:"set_refresh_token_header"`
-	PAR                    enabled  `json:"par"`
-	DPoP                   enabled  `json:"dpop"`
-	Meta                   any      `json:"_meta"` // the gateway's
+	Introspection         string   `json:"introspection_endpoint"`
+	IntrospectionAuth     string   `json:"introspection_endpoint_auth_method"`
+	IntrospectionInterval int      `json:"introspection_interval"`
+	IntrospectionExpiry   string   `json:"introspection_expiry_claim"`
+	IntrospectionHeaders  []string `json:"introspection_addon_headers"`
+	IntrospectionNoCache  bool     `json:"introspection_cache_ignore"`
+	PublicKey             string   `json:"public_key"`
+	UseJWKS               bool     `json:"use_jwks"`
+	SigningAlg            string   `json:"token_signing_alg_values_expected"`
+	VerificationNoCache   bool     `json:"jwt_verification_cache_ignore"`
+	CacheSegment          string   `json:"cache_segment"`
+	ClaimValidator        validate `json:"claim_validator"`
+	ClaimSchema           any      `json:"claim_schema"`
+	RequiredScopes        []string `json:"required_scopes"`
+	SessionContents       *parts   `json:"session_contents"`
+	SetAccessToken        bool     `json:"set_access_token_header"`
+	SetIDToken            bool     `json:"set_id_token_header"`
+	SetRawIDToken         bool     `json:"set_raw_id_token_header"`
+	SetUserinfo           bool     `json:"set_userinfo_header"`
+	SetRefreshToken       bool     `json:"set_refresh_token_header"`
+	PAR                   enabled  `json:"par"`
+	DPoP                  enabled  `json:"dpop"`
+	Meta                  any      `json:"_meta"` // the gateway's
 
 	AccessTokenInAuthorization bool `json:"access_token_in_authorization_header"`
 }
@@ -329,7 +330,9 @@ func (c *conf) checkParams() error {
 			return fmt.Errorf("authorization_params must not contain %s", name)
 		}
 		switch v := v.(type) {
-		case string, bool, float64:
+		case float64:
+			c.params.Set(name, strconv.FormatFloat(v, 'f', -1, 64))
+		case string, bool:
 			c.params.Set(name, fmt.Sprint(v))
 		default:
 			return fmt.Errorf("authorization_params.%s must be a string, a number or a boolean", name)
@@ -447,7 +450,9 @@ func (c *conf) checkClaims() error {
 type noLoader struct{}
 
 // Load refuses.
-func (noLoader) Load(ref string) (any, error) { return nil, errors.New("references outside are not allowed") }
+func (noLoader) Load(ref string) (any, error) {
+	return nil, errors.New("references outside are not allowed")
+}
 
 // secureURL says whether an address of a provider may carry secrets: https,
 // or http to this machine, or http when the provider was configured so.

@@ -77,7 +77,7 @@ func (j *jar) take(prefix, name, value string) bool {
 		}
 		return true
 	}
-	if len(tail) == 2 && tail[0] == '_' && tail[1] >= '2' && tail[1] <= '0'+maxChunks {
+	if isChunk(tail) {
 		if n := tail[1] - '1'; j.chunks[n] == "" {
 			j.chunks[n] = value
 		}
@@ -111,6 +111,11 @@ func (j *jar) session() (value string, present, whole bool) {
 		b.WriteString(c)
 	}
 	return b.String(), true, true
+}
+
+// isChunk: "_2" to "_9".
+func isChunk(tail string) bool {
+	return len(tail) == 2 && tail[0] == '_' && tail[1] >= '2' && tail[1] <= '0'+maxChunks
 }
 
 func chunkName(name string, i int) string {
@@ -190,7 +195,7 @@ func (p *relyingParty) forgetAnswer(x *gateway.Exchange) {
 		}
 		name, _, _ := strings.Cut(f.Value, "=")
 		tail, ok := strings.CutPrefix(name, p.Session.Name)
-		return ok && (tail == "" || len(tail) == 2 && tail[0] == '_')
+		return ok && (tail == "" || isChunk(tail))
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -39,6 +40,9 @@ func (p *relyingParty) login(x *gateway.Exchange, j *jar) *gateway.Reply {
 	doc, err := p.metadata(x.Ctx)
 	if err != nil {
 		return p.unavailable(x, err)
+	}
+	if doc.Authorization == "" || doc.Token == "" {
+		return p.failure(x, errors.New("the provider has no authorization or token endpoint"))
 	}
 	redirect, ok := p.redirectURI(x)
 	if !ok {
@@ -218,7 +222,7 @@ func (p *relyingParty) origin(x *gateway.Exchange) (string, bool) {
 // scheme is that of the connection. A proxy in front counts when the gateway
 // trusts it, which shows in that it believed its word about the client.
 func (p *relyingParty) scheme(x *gateway.Exchange) string {
-	if x.Req.Client.IsValid() && x.Req.Client != x.Req.Peer.Addr() {
+	if c := x.Req.Client; c.IsValid() && c.Unmap() != x.Req.Peer.Addr().Unmap() {
 		if v := x.Req.Header.Get("X-Forwarded-Proto"); v == "https" || v == "http" {
 			return v
 		}

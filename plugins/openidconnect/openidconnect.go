@@ -55,7 +55,8 @@ type relyingParty struct {
 	provider    *provider
 	state       *state
 	tokens      *bounded[*checked] // bearer tokens found good, by token
-	challenge   string // WWW-Authenticate without an error
+	policy      string             // what a verdict on a token depends on
+	challenge   string             // WWW-Authenticate without an error
 }
 
 var _ gateway.Rewriter = (*relyingParty)(nil)
@@ -87,7 +88,8 @@ func build(raw json.RawMessage, env *gateway.Env) (*relyingParty, error) {
 	p.state = gateway.Kept(env.Keep, "openid-connect state "+base64.RawURLEncoding.EncodeToString(id[:]), func() *state {
 		return newState(env.Now)
 	})
-	p.tokens = gateway.Kept(env.Keep, "openid-connect tokens "+policy(c), func() *bounded[*checked] {
+	p.policy = policy(c)
+	p.tokens = gateway.Kept(env.Keep, "openid-connect tokens "+p.policy, func() *bounded[*checked] {
 		return newBounded[*checked](tokenMemory, env.Now)
 	})
 	return p, nil

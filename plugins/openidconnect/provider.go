@@ -308,7 +308,9 @@ type refused struct {
 	code   string // "invalid_grant"; "" when the answer had none
 }
 
-func (r *refused) Error() string { return fmt.Sprintf("provider refused: status %d, %s", r.status, r.code) }
+func (r *refused) Error() string {
+	return fmt.Sprintf("provider refused: status %d, %s", r.status, r.code)
+}
 
 // askTokens posts to the token endpoint. Errors are *refused or
 // fault.Unavailable.

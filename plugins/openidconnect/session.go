@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/url"
 	"slices"
 	"strings"
@@ -58,7 +59,7 @@ type session struct {
 }
 
 // LogValue keeps tokens out of logs.
-func (*session) LogValue() any { return "[redacted]" }
+func (*session) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 // finish works out what every request needs.
 func (s *session) finish() *session {

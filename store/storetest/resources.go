@@ -1,0 +1,561 @@
+package storetest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gatehouse/lib/fault"
+	"gatehouse/resource"
+)
+
+// Resources is the contract of resource.Store.
+func Resources(t *testing.T, open func(*testing.T) resource.Store) {
+	s := open(t)
+	for _, c := range []struct {
+		name string
+		f    func(*testing.T, resource.Store)
+	}{
+		{"Apply", resourcesApply},
+		{"Conditions", resourcesConditions},
+		{"AllOrNothing", resourcesAllOrNothing},
+		{"List", resourcesList},
+		{"Limits", resourcesLimits},
+		{"TTL", resourcesTTL},
+		{"ConditionRace", resourcesRace},
+		{"Watch", resourcesWatch},
+		{"WatchOld", resourcesWatchOld},
+		{"WatchConcurrent", resourcesWatchConcurrent},
+		{"WatchEnds", resourcesWatchEnds},
+		{"WatchForgotten", resourcesWatchForgotten}, // last: it writes a lot
+	} {
+		t.Run(c.name, func(t *testing.T) { c.f(t, s) })
+	}
+}
+
+// ResourcesReopen checks that a revision never goes back and nothing is lost
+// over reopen, which closes the store and opens it again.
+func ResourcesReopen(t *testing.T, open func(*testing.T) resource.Store, reopen func(*testing.T, resource.Store) resource.Store) {
+	ctx := deadline(t)
+	s := open(t)
+	for i := range 5 {
+		apply(t, s, put("a", fmt.Sprint(i)))
+	}
+	before := apply(t, s, put("b", "1"))
+	last := apply(t, s, del("b"), resource.Change{Kind: resource.Routes, ID: "ttl", JSON: doc("x"), Expires: time.Now().Add(300 * time.Millisecond)})
+	want, _, err := s.List(ctx, resource.Routes)
+	must(t, err)
+	s = reopen(t, s)
+	got, rev, err := s.List(ctx, resource.Routes)
+	must(t, err)
+	if rev < last {
+		t.Fatalf("the revision went back from %d to %d", last, rev)
+	}
+	sameObjects(t, living(got, "a"), living(want, "a"))
+	// The changes from before are still known, and the expiry is still kept.
+	news := collect(t, s, before, 3)
+	if news[0].ID != "b" || news[1].ID != "ttl" || news[2].ID != "ttl" || news[2].JSON != nil || news[2].Revision <= last {
+		t.Fatalf("got changes %+v", news)
+	}
+	if next := apply(t, s, put("a", "9")); next <= news[2].Revision {
+		t.Fatalf("the revision went from %d to %d", news[2].Revision, next)
+	}
+}
+
+func doc(v string) json.RawMessage { return fmt.Appendf(nil, `{"v":%q}`, v) }
+
+func put(id, v string) resource.Change {
+	return resource.Change{Kind: resource.Routes, ID: id, JSON: doc(v)}
+}
+
+func del(id string) resource.Change { return resource.Change{Kind: resource.Routes, ID: id} }
+
+func apply(t *testing.T, s resource.Store, cs ...resource.Change) int64 {
+	t.Helper()
+	rev, err := s.Apply(deadline(t), cs...)
+	must(t, err)
+	return rev
+}
+
+// collect watches until n changes came.
+func collect(t *testing.T, s resource.Store, after int64, n int) []resource.Change {
+	t.Helper()
+	var got []resource.Change
+	for c, err := range s.Watch(deadline(t), after) {
+		must(t, err)
+		if got = append(got, c); len(got) == n {
+			return got
+		}
+	}
+	t.Fatalf("the watch ended after %d of %d changes: %+v", len(got), n, got)
+	return nil
+}
+
+func living(objs []resource.Object, ids ...string) []resource.Object {
+	return slices.DeleteFunc(slices.Clone(objs), func(o resource.Object) bool { return !slices.Contains(ids, o.ID) })
+}
+
+func sameObjects(t *testing.T, got, want []resource.Object) {
+	t.Helper()
+	tidy := func(objs []resource.Object) []resource.Object {
+		objs = slices.Clone(objs)
+		for i := range objs {
+			objs[i].Expires = objs[i].Expires.UTC()
+		}
+		return objs
+	}
+	if g, w := tidy(got), tidy(want); !(len(g) == 0 && len(w) == 0) && !reflect.DeepEqual(g, w) {
+		t.Fatalf("got  %+v\nwant %+v", g, w)
+	}
+}
+
+func current(t *testing.T, s resource.Store) int64 {
+	t.Helper()
+	_, rev, err := s.List(deadline(t), "")
+	must(t, err)
+	return rev
+}
+
+func resourcesApply(t *testing.T, s resource.Store) {
+	ctx := deadline(t)
+	_, err := s.Get(ctx, resource.Routes, "r1")
+	wantKind(t, err, fault.NotFound)
+	r0 := current(t, s)
+	exact := json.RawMessage(`{"z": 1,  "a":"<&ä>" }`) // kept byte by byte
+	r1 := apply(t, s, resource.Change{Kind: resource.Routes, ID: "r1", JSON: exact}, resource.Change{Kind: resource.Services, ID: "r1", JSON: doc("s")})
+	if r1 != r0+1 {
+		t.Fatalf("got revision %d for the first transaction after %d", r1, r0)
+	}
+	got, err := s.Get(ctx, resource.Routes, "r1")
+	must(t, err)
+	sameObjects(t, []resource.Object{got}, []resource.Object{{Kind: resource.Routes, ID: "r1", CreateRevision: r1, Revision: r1, JSON: exact}})
+	r2 := apply(t, s, put("r1", "2"))
+	if r2 != r1+1 {
+		t.Fatalf("got revision %d after %d", r2, r1)
+	}
+	got, err = s.Get(ctx, resource.Routes, "r1")
+	must(t, err)
+	sameObjects(t, []resource.Object{got}, []resource.Object{{Kind: resource.Routes, ID: "r1", CreateRevision: r1, Revision: r2, JSON: doc("2")}})
+	if got, err = s.Get(ctx, resource.Services, "r1"); err != nil || got.Revision != r1 {
+		t.Fatalf("another kind was touched: %+v, %v", got, err)
+	}
+	apply(t, s, del("r1"))
+	_, err = s.Get(ctx, resource.Routes, "r1")
+	wantKind(t, err, fault.NotFound)
+	r4 := apply(t, s, put("r1", "4"))
+	if got, err = s.Get(ctx, resource.Routes, "r1"); err != nil || got.CreateRevision != r4 {
+		t.Fatalf("created again: got %+v, %v, want create revision %d", got, err, r4)
+	}
+	if rev := apply(t, s); rev != r4 {
+		t.Fatalf("no changes: got revision %d, want %d as before", rev, r4)
+	}
+	// What is handed in and out belongs to the caller.
+	mine := doc("mine")
+	apply(t, s, resource.Change{Kind: resource.Routes, ID: "r1", JSON: mine})
+	copy(mine, "xxxxxxx")
+	got, _ = s.Get(ctx, resource.Routes, "r1")
+	copy(got.JSON, "yyyyyy")
+	if got, _ = s.Get(ctx, resource.Routes, "r1"); string(got.JSON) != string(doc("mine")) {
+		t.Fatalf("got %s, want %s", got.JSON, doc("mine"))
+	}
+	apply(t, s, del("r1"), resource.Change{Kind: resource.Services, ID: "r1"})
+}
+
+func resourcesConditions(t *testing.T, s resource.Store) {
+	ctx := deadline(t)
+	absent := put("c", "1")
+	absent.If = resource.Absent
+	r1 := apply(t, s, absent)
+	for _, c := range []struct {
+		name  string
+		id    string
+		json  json.RawMessage
+		cond  int64
+		fails fault.Kind
+	}{
+		{"absent but there", "c", doc("x"), resource.Absent, fault.Conflict},
+		{"older revision", "c", doc("x"), r1 - 1, fault.Conflict},
+		{"later revision", "c", doc("x"), r1 + 1, fault.Conflict},
+		{"revision of nothing", "none", doc("x"), r1, fault.Conflict},
+		{"delete, older revision", "c", nil, r1 - 1, fault.Conflict},
+		{"delete, absent", "c", nil, resource.Absent, fault.Conflict},
+		{"delete of nothing", "none", nil, resource.Any, fault.NotFound},
+		{"delete of nothing, with a revision", "none", nil, r1, fault.NotFound},
+		{"meaningless", "c", doc("x"), -2, fault.Invalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := s.Apply(ctx, resource.Change{Kind: resource.Routes, ID: c.id, JSON: c.json, If: c.cond})
+			wantKind(t, err, c.fails)
+		})
+	}
+	if rev := current(t, s); rev != r1 {
+		t.Fatalf("refused changes moved the revision from %d to %d", r1, rev)
+	}
+	next := put("c", "2")
+	next.If = r1
+	r2 := apply(t, s, next)
+	gone := del("c")
+	gone.If = r2
+	apply(t, s, gone)
+}
+
+func resourcesAllOrNothing(t *testing.T, s resource.Store) {
+	ctx := deadline(t)
+	r1 := apply(t, s, put("have", "1"))
+	stale := put("have", "x")
+	stale.If = r1 - 1
+	for _, cs := range [][]resource.Change{
+		{put("n1", "x"), put("have", "x"), stale},
+		{put("n2", "x"), del("have"), del("missing")},
+		{stale, put("n3", "x")},
+		{put("n4", "x"), {Kind: resource.Routes}},
+	} {
+		if _, err := s.Apply(ctx, cs...); err == nil {
+			t.Fatalf("%+v was applied", cs)
+		}
+	}
+	objs, rev, err := s.List(ctx, resource.Routes)
+	must(t, err)
+	if len(objs) != 1 || string(objs[0].JSON) != string(doc("1")) || rev != r1 {
+		t.Fatalf("got %+v at %d, want what was there before, at %d", objs, rev, r1)
+	}
+	// Changes of one transaction see each other.
+	apply(t, s, del("have"), put("have", "2"), put("tmp", "x"), del("tmp"))
+	objs, rev, err = s.List(ctx, resource.Routes)
+	must(t, err)
+	if len(objs) != 1 || string(objs[0].JSON) != string(doc("2")) || objs[0].CreateRevision != rev {
+		t.Fatalf("got %+v at %d", objs, rev)
+	}
+	apply(t, s, del("have"))
+}
+
+func resourcesList(t *testing.T, s resource.Store) {
+	ctx := deadline(t)
+	objs, rev, err := s.List(ctx, "")
+	must(t, err)
+	if len(objs) != 0 || rev != current(t, s) {
+		t.Fatalf("got %+v, want an empty store", objs)
+	}
+	apply(t, s, put("z", "1"))
+	apply(t, s, put("b", "1"), put("a", "1"), resource.Change{Kind: resource.Upstreams, ID: "u", JSON: doc("1")})
+	apply(t, s, put("z", "2")) // an update keeps its place
+	last := apply(t, s, put("Y", "1"))
+	ids := func(objs []resource.Object) string {
+		var s []string
+		for _, o := range objs {
+			s = append(s, o.ID)
+		}
+		return strings.Join(s, " ")
+	}
+	objs, rev, err = s.List(ctx, resource.Routes)
+	must(t, err)
+	if got := ids(objs); got != "z a b Y" || rev != last {
+		t.Fatalf("got %q at %d, want %q at %d", got, rev, "z a b Y", last)
+	}
+	objs, _, err = s.List(ctx, "")
+	must(t, err)
+	if got := ids(objs); got != "z a b u Y" {
+		t.Fatalf("got %q, want every kind", got)
+	}
+	if objs, _, err = s.List(ctx, resource.SSLs); err != nil || len(objs) != 0 {
+		t.Fatalf("got %+v, %v, want nothing", objs, err)
+	}
+	apply(t, s, del("z"), del("a"), del("b"), del("Y"), resource.Change{Kind: resource.Upstreams, ID: "u"})
+}
+
+func resourcesLimits(t *testing.T, s resource.Store) {
+	ctx := deadline(t)
+	for _, c := range []resource.Change{
+		{ID: "a", JSON: doc("x")}, {Kind: resource.Routes, JSON: doc("x")}, put(strings.Repeat("x", 1025), "x"), put("\x00", "x"), put("\xff", "x"),
+		{Kind: resource.Routes, ID: "a", JSON: json.RawMessage("{")}, {Kind: resource.Routes, ID: "a", JSON: json.RawMessage{}},
+	} {
+		_, err := s.Apply(ctx, c)
+		wantKind(t, err, fault.Invalid)
+	}
+	for _, id := range []string{"", "\x00", "\xff", strings.Repeat("x", 5000)} {
+		_, err := s.Get(ctx, resource.Routes, id)
+		wantKind(t, err, fault.NotFound)
+	}
+	long := strings.Repeat("ä", 512)
+	apply(t, s, put(long, strings.Repeat("j", 1<<20)))
+	apply(t, s, del(long))
+}
+
+func resourcesTTL(t *testing.T, s resource.Store) {
+	ctx := deadline(t)
+	soon := put("soon", "1")
+	soon.Expires = time.Now().Add(100 * time.Millisecond).Truncate(time.Microsecond)
+	later := put("later", "1")
+	later.Expires = time.Now().Add(time.Hour).Truncate(time.Microsecond)
+	rev := apply(t, s, put("never", "1"), soon, later)
+	got, err := s.Get(ctx, resource.Routes, "later")
+	if must(t, err); !got.Expires.Equal(later.Expires) {
+		t.Fatalf("got expiry %v, want %v", got.Expires, later.Expires)
+	}
+	c := collect(t, s, rev, 1)[0] // nothing else wakes the store
+	if c.ID != "soon" || c.JSON != nil || c.Revision <= rev || c.CreateRevision != rev {
+		t.Fatalf("got %+v, want the delete of what expired", c)
+	}
+	if time.Now().Before(soon.Expires) {
+		t.Fatal("deleted before its time")
+	}
+	_, err = s.Get(ctx, resource.Routes, "soon")
+	wantKind(t, err, fault.NotFound)
+	// Expired is gone, for conditions too, whether it was swept or not; a put
+	// without an end has none.
+	past := put("later", "2")
+	past.Expires = time.Now().Add(-time.Second)
+	apply(t, s, past)
+	_, err = s.Get(ctx, resource.Routes, "later")
+	wantKind(t, err, fault.NotFound)
+	again := put("later", "3")
+	again.If = resource.Absent
+	apply(t, s, again)
+	if got, err = s.Get(ctx, resource.Routes, "later"); err != nil || !got.Expires.IsZero() || got.CreateRevision != got.Revision {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	// Renewed in time, it stays.
+	renew := put("renewed", "1")
+	renew.Expires = time.Now().Add(50 * time.Millisecond)
+	apply(t, s, renew)
+	renew.Expires = time.Time{}
+	rev = apply(t, s, renew)
+	probe := put("probe", "1")
+	probe.Expires = time.Now().Add(100 * time.Millisecond)
+	apply(t, s, probe)
+	for _, c := range collect(t, s, rev, 2) {
+		if c.ID != "probe" {
+			t.Fatalf("got %+v, want nothing but the probe to change", c)
+		}
+	}
+	apply(t, s, del("never"), del("later"), del("renewed"))
+}
+
+func resourcesRace(t *testing.T, s resource.Store) {
+	for round := range rounds / 2 {
+		c := put(t.Name(), fmt.Sprint(round))
+		if c.If = resource.Absent; round > 0 {
+			o, err := s.Get(t.Context(), c.Kind, c.ID)
+			must(t, err)
+			c.If = o.Revision
+		}
+		var errs [racers]error
+		race(racers, func(i int) { _, errs[i] = s.Apply(t.Context(), c) })
+		exactlyOne(t, errs[:], fault.Conflict)
+	}
+	apply(t, s, del(t.Name()))
+}
+
+func resourcesWatch(t *testing.T, s resource.Store) {
+	start := current(t, s)
+	ctx, cancel := context.WithCancel(deadline(t))
+	news := make(chan resource.Change, 100)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		for c, err := range s.Watch(ctx, start) {
+			if err != nil {
+				t.Errorf("watching: %v", err)
+				return
+			}
+			news <- c
+		}
+	})
+	next := func(want resource.Change) {
+		t.Helper()
+		select {
+		case c := <-news:
+			c.If, want.If = 0, 0
+			if !reflect.DeepEqual(c, want) {
+				t.Fatalf("got  %+v\nwant %+v", c, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("%+v did not come", want)
+		}
+	}
+	as := func(c resource.Change, rev, create int64) resource.Change {
+		c.Revision, c.CreateRevision = rev, create
+		return c
+	}
+	a, b := put("a", "1"), put("b", "1")
+	r1 := apply(t, s, a, b)
+	next(as(a, r1, r1))
+	next(as(b, r1, r1))
+	r2 := apply(t, s, put("a", "2"))
+	next(as(put("a", "2"), r2, r1))
+	r3 := apply(t, s, del("a"), put("b", "3"))
+	next(as(del("a"), r3, r1))
+	next(as(put("b", "3"), r3, r1))
+	_, err := s.Apply(ctx, put("c", "1"), del("missing")) // refused: nobody hears of it
+	wantKind(t, err, fault.NotFound)
+	r4 := apply(t, s, put("a", "4"))
+	next(as(put("a", "4"), r4, r4))
+	r5 := apply(t, s, del("a"), del("b"))
+	next(as(del("a"), r5, r4))
+	next(as(del("b"), r5, r1))
+}
+
+func resourcesWatchOld(t *testing.T, s resource.Store) {
+	start := current(t, s)
+	var want []string
+	for i := range 50 {
+		rev := apply(t, s, put("old", fmt.Sprint(i)))
+		want = append(want, fmt.Sprint(rev, string(doc(fmt.Sprint(i)))))
+	}
+	rev := apply(t, s, del("old"))
+	want = append(want, fmt.Sprint(rev, ""))
+	for _, from := range []int{0, 1, 25, 50} {
+		got := collect(t, s, start+int64(from), len(want)-from)
+		for i, c := range got {
+			if g := fmt.Sprint(c.Revision, string(c.JSON)); g != want[from+i] {
+				t.Fatalf("from %d, change %d: got %q, want %q", from, i, g, want[from+i])
+			}
+		}
+	}
+	// A revision that was never reached belongs to another store: list again.
+	for _, err := range s.Watch(deadline(t), rev+1000) {
+		wantKind(t, err, fault.Conflict)
+		return
+	}
+	t.Fatal("watching from the future ended without an error")
+}
+
+// resourcesWatchConcurrent lets several watchers follow several writers: each
+// watcher sees every change once, in the order of revisions, and the changes
+// lead to what a list shows.
+func resourcesWatchConcurrent(t *testing.T, s resource.Store) {
+	const writers, each, watchers = 8, 40, 4
+	start := current(t, s)
+	ctx := deadline(t)
+	var wg sync.WaitGroup
+	var got [watchers][]resource.Change
+	for w := range watchers {
+		wg.Go(func() {
+			for c, err := range s.Watch(ctx, start) {
+				if err != nil {
+					t.Errorf("watching: %v", err)
+					return
+				}
+				if c.ID == "end" {
+					return
+				}
+				got[w] = append(got[w], c)
+			}
+		})
+	}
+	race(writers, func(i int) {
+		for n := range each {
+			mine, shared := put(fmt.Sprint("w", i), fmt.Sprint(n)), put("shared", fmt.Sprint(i, n))
+			if n%10 == 9 {
+				mine = del(mine.ID)
+			}
+			if _, err := s.Apply(ctx, mine, shared); err != nil {
+				t.Errorf("writer %d: %v", i, err)
+				return
+			}
+		}
+	})
+	objs, end, err := s.List(ctx, resource.Routes)
+	must(t, err)
+	if want := start + writers*each; end != want {
+		t.Fatalf("got revision %d after %d transactions, want %d", end, writers*each, want)
+	}
+	apply(t, s, put("end", "x"))
+	wg.Wait()
+	for w := range watchers {
+		if n := len(got[w]); n != 2*writers*each {
+			t.Fatalf("watcher %d saw %d changes, want %d", w, n, 2*writers*each)
+		}
+		state := map[string]resource.Object{}
+		for i, c := range got[w] {
+			if want := start + 1 + int64(i/2); c.Revision != want || (i%2 == 1) != (c.ID == "shared") {
+				t.Fatalf("watcher %d: change %d is %s of revision %d, want revision %d", w, i, c.ID, c.Revision, want)
+			}
+			if c.JSON == nil {
+				delete(state, c.ID)
+			} else {
+				state[c.ID] = resource.Object{Kind: c.Kind, ID: c.ID, JSON: c.JSON, Revision: c.Revision, CreateRevision: c.CreateRevision}
+			}
+		}
+		if len(state) != len(objs) {
+			t.Fatalf("watcher %d ends with %d objects, want %d", w, len(state), len(objs))
+		}
+		for _, o := range objs {
+			sameObjects(t, []resource.Object{state[o.ID]}, []resource.Object{o})
+		}
+	}
+	gone := []resource.Change{del("end")}
+	for _, o := range objs {
+		gone = append(gone, del(o.ID))
+	}
+	apply(t, s, gone...)
+}
+
+func resourcesWatchEnds(t *testing.T, s resource.Store) {
+	start := current(t, s)
+	apply(t, s, put("x", "1"))
+	apply(t, s, put("x", "2"))
+	for range s.Watch(deadline(t), start) {
+		break // ends without a word
+	}
+	ctx, cancel := context.WithCancel(deadline(t))
+	defer cancel()
+	n := 0
+	for c, err := range s.Watch(ctx, start) {
+		must(t, err)
+		if n++; c.Revision == start+2 {
+			cancel() // while it waits for more
+		}
+	}
+	if n != 2 {
+		t.Fatalf("saw %d changes, want 2", n)
+	}
+	apply(t, s, del("x"))
+}
+
+// resourcesWatchForgotten writes until the store forgets its oldest changes.
+// A store that never does passes as well.
+func resourcesWatchForgotten(t *testing.T, s resource.Store) {
+	start := current(t, s)
+	var cs []resource.Change
+	for i := range 1000 {
+		cs = append(cs, put(fmt.Sprint("f", i), "x"))
+	}
+	for range 12 {
+		apply(t, s, cs...)
+	}
+	last := current(t, s)
+	n := 0
+	for c, err := range s.Watch(deadline(t), start) {
+		if err != nil {
+			wantKind(t, err, fault.Conflict)
+			if n > 0 {
+				t.Fatalf("%d changes came before the watch said that some are missing", n)
+			}
+			break
+		}
+		if n++; n == 12000 {
+			break
+		}
+		if want := start + 1 + int64((n-1)/1000); c.Revision != want {
+			t.Fatalf("change %d has revision %d, want %d", n, c.Revision, want)
+		}
+	}
+	// From the last listed revision it goes on.
+	apply(t, s, put("f0", "last"))
+	if c := collect(t, s, last, 1)[0]; c.ID != "f0" || c.Revision != last+1 {
+		t.Fatalf("got %+v", c)
+	}
+	gone := make([]resource.Change, 0, len(cs))
+	for _, c := range cs {
+		gone = append(gone, del(c.ID))
+	}
+	apply(t, s, gone...)
+}
