@@ -490,3 +490,17 @@ func TestAdminKeyIsNotPrinted(t *testing.T) {
 		t.Error(b.String())
 	}
 }
+
+func TestAPISIXRefusesBrokenPlugins(t *testing.T) {
+	doc := func(s string) func() json.RawMessage { return func() json.RawMessage { return json.RawMessage(s) } }
+	for name, list := range map[string][]gateway.Plugin{
+		"no schema":       {{Name: "a"}},
+		"schema is wrong": {{Name: "a", Schema: doc(`{"type":"thing"}`)}},
+		"listed twice":    {{Name: "a", Schema: doc(`{}`)}, {Name: "a", Schema: doc(`{}`)}},
+		"metadata":        {{Name: "a", Schema: doc(`{}`), MetadataSchema: doc(`{"contains":{}}`)}},
+	} {
+		if _, err := (&APISIX{Plugins: list}).Handler(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

@@ -38,7 +38,7 @@ func retarget(x *gateway.Exchange, t *gateway.Template, caught func(string) (str
 		case "args", "query_string":
 			if inQuery {
 				carried = true
-				return appendKept(dst, v)
+				return append(dst, v...)
 			}
 		case "request_uri", "real_request_uri":
 			if !inQuery {
@@ -47,10 +47,10 @@ func retarget(x *gateway.Exchange, t *gateway.Template, caught func(string) (str
 				if last == "request_uri" {
 					dst = appendEscaped(dst, path, inPath)
 				} else {
-					dst = appendKept(dst, path)
+					dst = append(dst, path...)
 				}
 				if has {
-					dst = appendKept(append(dst, '?'), query)
+					dst = append(append(dst, '?'), query...)
 				}
 				return dst
 			}
@@ -61,7 +61,8 @@ func retarget(x *gateway.Exchange, t *gateway.Template, caught func(string) (str
 	out := appendEscaped(nil, before, inPath)
 	out = t.Append(out, lookup, escape)
 	out = appendValue(out, after)
-	path, query, _ := bytes.Cut(appendKept(nil, string(out)), []byte("?"))
+	rawPath, rawQuery, _ := strings.Cut(string(out), "?")
+	path, query := appendKept(nil, rawPath), appendQuery(nil, rawQuery)
 	if len(path) == 0 || path[0] != '/' {
 		path = append([]byte("/"), path...)
 	}
@@ -73,7 +74,7 @@ func retarget(x *gateway.Exchange, t *gateway.Template, caught func(string) (str
 		if len(query) > 0 {
 			query = append(query, '&')
 		}
-		query = appendKept(query, args)
+		query = appendQuery(query, args)
 	}
 	target := string(path)
 	if len(query) > 0 {
@@ -117,9 +118,22 @@ func appendEscaped(dst []byte, v, plain string) []byte {
 }
 
 // appendKept keeps what is encoded already and encodes what must not stand in
-// a request target at all.
+// a path.
 func appendKept(dst []byte, v string) []byte {
-	return appendEscaped(dst, v, inPath+"?%[]")
+	return appendEscaped(dst, v, inPath+"%[]")
+}
+
+// appendQuery keeps a query as it was written, for the sake of signatures over
+// it, and encodes only what would end it or the request line.
+func appendQuery(dst []byte, v string) []byte {
+	for i := 0; i < len(v); i++ {
+		if c := v[i]; c <= ' ' || c == 0x7f || c == '#' {
+			dst = appendEscaped(dst, v[i:i+1], "")
+		} else {
+			dst = append(dst, c)
+		}
+	}
+	return dst
 }
 
 func alphanumeric(c byte) bool {

@@ -110,6 +110,9 @@ func TestOneOwner(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if i, err := os.Stat(filepath.Join(dir, "gateway.db")); err != nil || i.Size() == 0 {
+		t.Fatalf("the data are not where the directory's name says: %v, %v", i, err)
+	}
 	openResources(t, dir)
 }
 
