@@ -92,18 +92,11 @@ func (h *Header) del(from int, drop func(Field) bool) {
 }
 
 func clean(v string) string {
-	if strings.IndexFunc(v, isBreak) < 0 {
+	if strings.IndexByte(v, '\r') < 0 && strings.IndexByte(v, '\n') < 0 && strings.IndexByte(v, 0) < 0 {
 		return v
 	}
-	return strings.Map(func(r rune) rune {
-		if isBreak(r) {
-			return ' '
-		}
-		return r
-	}, v)
+	return strings.NewReplacer("\r", " ", "\n", " ", "\x00", " ").Replace(v)
 }
-
-func isBreak(r rune) bool { return r == '\r' || r == '\n' || r == 0 }
 
 // equalFold compares ASCII without regard to case; anything else must be equal.
 func equalFold(a, b string) bool {

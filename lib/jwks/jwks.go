@@ -73,7 +73,7 @@ func (c *Cache) Verify(ctx context.Context, fetch Fetch, token string, algs []st
 	keys, fetched, tried, failure := c.state()
 	fresh := !fetched.IsZero() && now.Sub(fetched) < or(c.TTL, time.Hour)
 	if !fresh && due(now, tried, or(c.Pause, 10*time.Second)) {
-		failure = c.refresh(ctx, fetch)
+		failure = c.refresh(ctx, fetch, tried)
 		keys, fetched, tried, _ = c.state()
 	}
 	if fetched.IsZero() || now.Sub(fetched) > or(c.TTL, time.Hour)+or(c.Stale, 24*time.Hour) {
@@ -82,7 +82,7 @@ func (c *Cache) Verify(ctx context.Context, fetch Fetch, token string, algs []st
 	found := candidates(keys, h)
 	if len(found) == 0 {
 		if due(now, tried, or(c.Pause, 10*time.Second)) {
-			failure = c.refresh(ctx, fetch)
+			failure = c.refresh(ctx, fetch, tried)
 			keys, _, _, _ = c.state()
 			found = candidates(keys, h)
 		}
@@ -109,10 +109,14 @@ func (c *Cache) state() (keys []jose.JSONWebKey, fetched, tried time.Time, failu
 
 // refresh fetches the set, once for all that ask at the same time. A caller
 // that goes away does not end the fetch for the others: fetch has a deadline
-// of its own.
-func (c *Cache) refresh(ctx context.Context, fetch Fetch) error {
+// of its own. seen is when the caller saw the last fetch end: one that ended
+// since is the one it wanted.
+func (c *Cache) refresh(ctx context.Context, fetch Fetch, seen time.Time) error {
 	shared := context.WithoutCancel(ctx)
 	done := c.flight.DoChan("", func() (any, error) {
+		if _, _, tried, failure := c.state(); tried != seen {
+			return nil, failure
+		}
 		body, err := fetch(shared)
 		var keys []jose.JSONWebKey
 		if err == nil {

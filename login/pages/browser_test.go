@@ -128,6 +128,10 @@ func look(t *testing.T, ctx context.Context, width int64, scheme string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if width < 500 {
+		run(t, ctx, "telephone", chromedp.EmulateViewport(width, 800, chromedp.EmulateMobile))
+		return
+	}
 	run(t, ctx, "window", chromedp.EmulateViewport(width, 800))
 }
 

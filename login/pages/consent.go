@@ -35,7 +35,7 @@ func (s *site) showConsent(v *visit, c *oauth.Challenge) {
 	if !ok {
 		return
 	}
-	if c.Skip || (c.Client != nil && c.Client.SkipConsent) {
+	if c.Skip || (c.Client != nil && c.Client.SkipConsent && !prompts(c, "consent")) {
 		v.accept(c, s.grant(c, u, c.RequestedScopes))
 		return
 	}

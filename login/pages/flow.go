@@ -5,6 +5,8 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"gatehouse/oauth"
 )
@@ -109,9 +111,9 @@ func webURL(s string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// promptNone says whether the application forbade any page (OpenID Connect
-// Core 1.0, section 3.1.2.1).
-func promptNone(c *oauth.Challenge) bool {
+// prompts says whether the application demanded this treatment (OpenID
+// Connect Core 1.0, section 3.1.2.1). What travels by reference is not seen.
+func prompts(c *oauth.Challenge, value string) bool {
 	u, err := url.Parse(c.RequestURL)
-	return err == nil && u.Query().Get("prompt") == "none"
+	return err == nil && slices.Contains(strings.Fields(u.Query().Get("prompt")), value)
 }

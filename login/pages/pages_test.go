@@ -120,11 +120,14 @@ func challenges() map[string]*oauth.Challenge {
 		"skip":     {Kind: oauth.AskLogin, Client: photos, Skip: true, Subject: "u1", RequestURL: begin},
 		"skipoff":  {Kind: oauth.AskLogin, Client: photos, Skip: true, Subject: "off", RequestURL: begin},
 		"skipgone": {Kind: oauth.AskLogin, Client: photos, Skip: true, Subject: "gone", RequestURL: begin},
+		"skippar":  {Kind: oauth.AskLogin, Client: photos, Skip: true, Subject: "gone", RequestURL: begin + "&request_uri=urn:x"},
 		"none":     {Kind: oauth.AskLogin, Client: photos, Skip: true, Subject: "gone", RequestURL: begin + "&prompt=none"},
 		"ask": {Kind: oauth.AskConsent, Client: photos, Subject: "u1", RequestURL: begin,
 			RequestedScopes: scopes, RequestedAudience: []string{"https://api"}},
 		"askskip": {Kind: oauth.AskConsent, Client: photos, Subject: "u1", Skip: true, RequestedScopes: []string{"openid", "email"}},
 		"asktrusted": {Kind: oauth.AskConsent, Client: &oauth.Client{ID: "c2", SkipConsent: true}, Subject: "u1",
+			RequestedScopes: []string{"openid"}},
+		"askagain": {Kind: oauth.AskConsent, Client: &oauth.Client{ID: "c2", SkipConsent: true}, Subject: "u1", RequestURL: begin + "&prompt=login+consent",
 			RequestedScopes: []string{"openid"}},
 		"askoff": {Kind: oauth.AskConsent, Client: photos, Subject: "off", Skip: true, RequestedScopes: scopes},
 		"evil": {Kind: oauth.AskConsent, Subject: "u1", RequestURL: `javascript:alert("x")`,
@@ -317,8 +320,10 @@ func TestKnownSession(t *testing.T) {
 	if len(d.accepted) != 1 || d.accepted[0].Subject != "u1" || d.accepted[0].Remember {
 		t.Errorf("accepted %+v", d.accepted)
 	}
-	b.get("/login?login_challenge=skipoff").has(t, 200, `id="password"`)
-	b.get("/login?login_challenge=skipgone").has(t, 200, `id="password"`)
+	again := "https://id.example/oauth2/auth?client_id=c1&prompt=login&redirect_uri=https%3A%2F%2Fapp.example%2Fcb&state=s"
+	b.get("/login?login_challenge=skipoff").leads(t, again)
+	b.get("/login?login_challenge=skipgone").leads(t, again)
+	b.get("/login?login_challenge=skippar").has(t, 200, `id="password"`)
 	b.get("/login?login_challenge=none").leads(t, "https://id.example/next?rejected")
 	if len(d.rejected) != 1 || d.rejected[0].Code != "login_required" {
 		t.Errorf("rejected %+v", d.rejected)
@@ -370,6 +375,7 @@ func TestConsentWithoutQuestion(t *testing.T) {
 	if len(d.accepted) != 2 || d.accepted[0].IDTokenClaims["email"] != "ann@example.com" || d.accepted[1].IDTokenClaims["email"] != nil {
 		t.Errorf("accepted %+v", d.accepted)
 	}
+	b.get("/consent?consent_challenge=askagain").has(t, 200, `id="accept"`)
 	b.get("/consent?consent_challenge=askoff").leads(t, "https://id.example/next?rejected")
 	if len(d.accepted) != 2 {
 		t.Error("a disabled user consented")

@@ -31,11 +31,17 @@ func (s *site) showSignIn(v *visit, c *oauth.Challenge) {
 		case err != nil && fault.KindOf(err) != fault.NotFound:
 			v.fail(err, c.RequestURL)
 			return
-		case promptNone(c):
+		case prompts(c, "none"):
 			v.reject(c, oauth.ErrLoginRequired)
 			return
 		}
-		// The account is gone or disabled: somebody else may sign in.
+		// The account is gone or disabled: somebody else may sign in. The
+		// provider wants a flow of its own for that, so begin it before a
+		// password is typed in vain.
+		if to := otherAccount(c); to != "" {
+			v.redirect(to)
+			return
+		}
 	}
 	hint := c.OIDC.LoginHint
 	if !strings.Contains(hint, "@") {

@@ -81,7 +81,7 @@ func TestConfig(t *testing.T) {
 	}
 	for _, c := range []struct{ conf, want string }{
 		{`{"count":2,"time_window":60}`, ""},
-		{`{"count":"$http_x ?? 3","time_window":"60"}`, ""},
+		{`{"count":"${http_x ?? 3}","time_window":"60"}`, ""},
 		{`{"count":2,"time_window":60,"redis_host":"127.0.0.1","sentinel_password":"x"}`, ""},
 		{`{"rules":[{"count":1,"time_window":2,"key":"$remote_addr"}]}`, ""},
 		{`{"count":2,"time_window":60,"_meta":{"disable":true}}`, ""},
@@ -186,7 +186,7 @@ func TestKeys(t *testing.T) {
 		{`{"count":1,"time_window":60,"key":"all","key_type":"constant"}`, []string{"u=1", "u=2"}, []int{200, 503}},
 		{`{"count":1,"time_window":60,"key":"$arg_u $arg_v","key_type":"var_combination"}`, []string{"u=1&v=1", "u=1&v=2", "u=1&v=1", "", ""}, []int{200, 200, 503, 200, 503}},
 		{`{"count":1,"time_window":60,"key":"","key_type":"constant"}`, []string{"", ""}, []int{200, 503}},
-		{`{"count":"$arg_n ?? 1","time_window":60}`, []string{"n=2", "n=2", "n=2", ""}, []int{200, 200, 503, 503}},
+		{`{"count":"${arg_n ?? 1}","time_window":60}`, []string{"n=2", "n=2", "n=2", ""}, []int{200, 200, 503, 503}},
 		{`{"count":"$arg_n","time_window":60}`, []string{"n=0", "n=-1", "n=x", "", "n=1"}, []int{500, 500, 500, 500, 200}},
 		{`{"count":"$arg_n","time_window":60,"allow_degradation":true}`, []string{"", ""}, []int{200, 200}},
 		{`{"count":1,"time_window":60,"key":"arg_u"}`, []string{"u=" + strings.Repeat("a", 200) + "1", "u=" + strings.Repeat("a", 200) + "2", "u=" + strings.Repeat("a", 200) + "1"}, []int{200, 200, 503}},

@@ -73,7 +73,7 @@ func newProvider(c *conf, now func() time.Time) *provider {
 func (p *relyingParty) metadata(ctx context.Context) (*metadata, error) {
 	v := p.provider
 	v.mu.Lock()
-	doc, age, since, failure := v.doc, v.now().Sub(v.fetched), v.now().Sub(v.tried), v.failure
+	doc, age, since, failure, seen := v.doc, v.now().Sub(v.fetched), v.now().Sub(v.tried), v.failure, v.tried
 	v.mu.Unlock()
 	switch {
 	case doc != nil && (age < v.ttl || failure != nil && since < pauseKnown):
@@ -82,7 +82,7 @@ func (p *relyingParty) metadata(ctx context.Context) (*metadata, error) {
 		return nil, failure
 	}
 	shared := context.WithoutCancel(ctx)
-	done := v.flight.DoChan("", func() (any, error) { return p.fetchMetadata(shared) })
+	done := v.flight.DoChan("", func() (any, error) { return p.fetchMetadata(shared, seen) })
 	select {
 	case r := <-done:
 		if r.Err == nil {
@@ -97,8 +97,15 @@ func (p *relyingParty) metadata(ctx context.Context) (*metadata, error) {
 	}
 }
 
-func (p *relyingParty) fetchMetadata(ctx context.Context) (*metadata, error) {
+// fetchMetadata reads the document, unless somebody did since seen.
+func (p *relyingParty) fetchMetadata(ctx context.Context, seen time.Time) (*metadata, error) {
 	v := p.provider
+	v.mu.Lock()
+	doc, failure, tried := v.doc, v.failure, v.tried
+	v.mu.Unlock()
+	if tried != seen {
+		return doc, failure
+	}
 	doc, err := p.readMetadata(ctx)
 	v.mu.Lock()
 	defer v.mu.Unlock()

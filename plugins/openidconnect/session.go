@@ -424,13 +424,18 @@ func (p *relyingParty) useRefreshToken(ctx context.Context, s *session) (*sessio
 	var claims []byte
 	if t.ID != "" {
 		c, err := p.verifyIDToken(ctx, doc, t.ID, t.Access, "")
-		if err != nil {
+		switch {
+		case fault.KindOf(err) == fault.Unavailable:
+			// The refresh token is spent: what came for it must not be lost.
+			// The session keeps the ID token that was verified.
+			t.ID = ""
+		case err != nil:
 			return nil, err
-		}
-		if c.Subject != s.Subject || c.Issuer != s.Issuer {
+		case c.Subject != s.Subject || c.Issuer != s.Issuer:
 			return nil, denied("refresh answered with the ID token of another user")
+		default:
+			claims = c.Raw
 		}
-		claims = c.Raw
 	}
 	return p.newSession(t, s.Issuer, s.Subject, claims, nil, s), nil
 }

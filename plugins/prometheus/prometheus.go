@@ -1,0 +1,169 @@
+// Package prometheus is the plugin prometheus: it counts requests, their
+// latency and their bytes. It does not serve the metrics: who owns the
+// registry does.
+package prometheus
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"gatehouse/gateway"
+)
+
+const name = "prometheus"
+
+// Config is the configuration on a route or in a global rule.
+type Config struct {
+	PreferName bool `json:"prefer_name" default:"false" doc:"Call routes and services by their name instead of their id, where they have one."`
+}
+
+// Metadata is the plugin_metadata.
+type Metadata struct {
+	DisabledLabels DisabledLabels `json:"disabled_labels" doc:"Labels that stay empty, by metric: fewer labels are fewer series."`
+}
+
+// DisabledLabels are labels to leave empty.
+type DisabledLabels struct {
+	HTTPStatus  []string `json:"http_status" unique:"true" items:"enum=route|matched_uri|matched_host|service|consumer|node|request_type|request_llm_model|llm_model|response_source" doc:"Of http_status."`
+	HTTPLatency []string `json:"http_latency" unique:"true" items:"enum=route|service|consumer|node|request_type|request_llm_model|llm_model" doc:"Of http_latency."`
+	Bandwidth   []string `json:"bandwidth" unique:"true" items:"enum=route|service|consumer|node|request_type|request_llm_model|llm_model" doc:"Of bandwidth."`
+}
+
+// Plugin is prometheus.
+var Plugin = gateway.Define(name, 500, build,
+	gateway.WithVersion(0.2), gateway.WithMetadata[Metadata](), gateway.PreferRoute())
+
+type logger struct {
+	Config
+	now     func() time.Time
+	metrics *metrics
+	off     *disabled
+}
+
+var _ gateway.Logger = (*logger)(nil)
+
+func build(c Config, env *gateway.Env) (any, error) {
+	md, err := gateway.Metadata[Metadata](env, name)
+	if err != nil {
+		return nil, err
+	}
+	off := newDisabled(md.DisabledLabels)
+	kept := gateway.Kept(env.Keep, name+"/metrics", func() *result { return register(env.Metrics, env.Log) })
+	if kept.err != nil {
+		return nil, fmt.Errorf("registering metrics: %w", kept.err)
+	}
+	return &logger{c, env.Now, kept.metrics, off}, nil
+}
+
+// result is what register made, or why it could not.
+type result struct {
+	metrics *metrics
+	err     error
+}
+
+// register makes the metrics and puts them into the registry, or takes those
+// an earlier instance put there.
+func register(r prometheus.Registerer, log *slog.Logger) *result {
+	m := &metrics{log: log, statuses: map[statusKey]prometheus.Counter{}, flows: map[flowKey]*flow{}}
+	m.status = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_http_status", Help: "Answers by status and what they were for."}, statusLabels[:])
+	m.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apisix_http_latency", Help: "Milliseconds a request took: whole, in the upstream, in the gateway.", Buckets: buckets}, flowLabels[:])
+	m.bandwidth = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_bandwidth", Help: "Bytes received from and sent to clients."}, flowLabels[:])
+	m.requests = prometheus.NewCounter(prometheus.CounterOpts{Name: "apisix_http_requests_total", Help: "Requests answered."})
+	m.overflow = prometheus.NewCounter(prometheus.CounterOpts{Name: "gatehouse_metrics_overflow_total", Help: "Requests counted without labels because there were too many series."})
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apisix_node_info", Help: "This process."}, []string{"hostname", "version"})
+
+	var err error
+	if m.status, err = put(r, m.status); err != nil {
+		return &result{err: err}
+	}
+	if m.latency, err = put(r, m.latency); err != nil {
+		return &result{err: err}
+	}
+	if m.bandwidth, err = put(r, m.bandwidth); err != nil {
+		return &result{err: err}
+	}
+	if m.requests, err = put(r, m.requests); err != nil {
+		return &result{err: err}
+	}
+	if m.overflow, err = put(r, m.overflow); err != nil {
+		return &result{err: err}
+	}
+	if info, err = put(r, info); err != nil {
+		return &result{err: err}
+	}
+	host, herr := os.Hostname()
+	if herr != nil {
+		host = ""
+	}
+	info.WithLabelValues(host, version()).Set(1)
+	return &result{metrics: m}
+}
+
+// put registers a collector, or returns the one registered before.
+func put[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
+	err := r.Register(c)
+	if already, ok := err.(prometheus.AlreadyRegisteredError); ok {
+		if old, ok := already.ExistingCollector.(C); ok {
+			return old, nil
+		}
+	}
+	return c, err
+}
+
+func version() string {
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "unknown"
+}
+
+// Log counts the exchange.
+func (l *logger) Log(x *gateway.Exchange) {
+	route, service, consumer, node := "", "", "", ""
+	if r := x.Route; r != nil {
+		route, service = r.ID, r.ServiceID
+		if l.PreferName {
+			if r.Name != "" {
+				route = r.Name
+			}
+			if r.ServiceName != "" {
+				service = r.ServiceName
+			}
+		}
+	}
+	if x.Consumer != nil {
+		consumer = x.Consumer.Username
+	}
+	if x.Node != nil {
+		node = x.Node.Host
+	}
+	source := sourceGateway
+	if x.FromUpstream {
+		source = sourceUpstream
+	}
+	code := x.Resp.Status
+	if code < 100 || code > 999 {
+		code = 0
+	}
+	l.metrics.requests.Inc()
+	l.metrics.statusOf(l.off, statusKey{code, route, x.MatchedURI, service, consumer, node, source}).Inc()
+
+	f := l.metrics.flowOf(l.off, flowKey{route, service, consumer, node})
+	whole := max(0, l.now().Sub(x.Start))
+	f.request.Observe(milliseconds(whole))
+	own := whole
+	if x.UpstreamTime > 0 {
+		f.upstream.Observe(milliseconds(x.UpstreamTime))
+		own = max(0, whole-x.UpstreamTime)
+	}
+	f.gateway.Observe(milliseconds(own))
+	f.ingress.Add(float64(max(0, x.BytesIn)))
+	f.egress.Add(float64(max(0, x.BytesOut)))
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
