@@ -6,7 +6,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEBIAN := postgresql nginx-light chromium nodejs npm curl
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo test check e2e bench docs deps lint fuzz
+.PHONY: help build demo deps lint check e2e test docs
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ check: lint ## lint, import rule and unit tests with the race detector
 
 e2e: ## the tutorial and the demo against the real binary, in a real browser
 	$(GO) test -count=1 -timeout 15m ./test/...
+
+docs: ## rewrite docs/configuration.md and, in a browser, docs/images
+	$(GO) test -count=1 ./test -run TestConfigurationPage -update
+	GATEHOUSE_PICTURES=$(CURDIR)/docs/images $(GO) test -count=1 ./test/e2e -run 'TestDemo$$'
 
 test: deps ## everything: installs what it needs, lint, unit tests with -race, end to end
 	$(MAKE) check

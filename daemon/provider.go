@@ -45,6 +45,12 @@ type provider struct {
 	admin    http.Handler
 }
 
+// ready says whether the store answers.
+func (p *provider) ready(ctx context.Context) error {
+	_, err := p.store.Get(ctx, oauth.Ref{Kind: oauth.Clients, Key: ""})
+	return err
+}
+
 func (p *provider) close() error { return p.store.Close() }
 
 // recordStore is a store of records that must be closed.
@@ -102,8 +108,9 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 	if err != nil {
 		return nil, err
 	}
-	auth := clientauth.New(clientauth.Config{Clients: p.registry, Hasher: hasher, Now: time.Now})
-	tokens := token.New(token.Config{Settings: set, Auth: auth, Mint: maker, Store: p.store})
+	auth := clientauth.New(clientauth.Config{Clients: p.registry, Hasher: hasher, Log: log, Now: time.Now})
+	living := token.NewLiving(p.store, set)
+	tokens := &token.Endpoint{Settings: set, Store: p.store, Living: living, Auth: auth, Mint: maker}
 	p.info = endpoint.NewIntrospector(set, maker, p.store, p.registry)
 	short := endpoint.New(endpoint.Config{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Mint: maker, Keys: p.keys, Introspector: p.info})
 	version, _ := Version()
@@ -119,11 +126,12 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	p.admin = (&admin.Hydra{
-		Store: p.store, Desk: p.desk, Clients: p.registry, Keys: p.keys, Introspect: short.Introspection(), Version: version,
-		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}),
+	p.admin, err = (&admin.Hydra{
+		Store: p.store, Desk: p.desk, Clients: p.registry, Keys: p.keys, Introspect: short.Introspection(),
+		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Ready: p.ready, Version: version,
+		PublicBase: strings.TrimSuffix(set.PublicURL, "/"), Secrets: set.Secrets, Log: log, Now: time.Now,
 	}).Handler()
-	return p, nil
+	return p, err
 }
 
 // run does what must be done beside serving, until ctx ends.

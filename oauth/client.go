@@ -3,6 +3,7 @@ package oauth
 import (
 	"context"
 	"encoding/json"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -108,6 +109,30 @@ func matchScope(have, want []string) bool {
 		}
 	}
 	return len(have) == len(want)
+}
+
+// AllowsAudience says whether the client may ask for an audience: one of its
+// own, or an address below one of them.
+func (c *Client) AllowsAudience(audience string) bool {
+	return slices.ContainsFunc(c.Audience, func(have string) bool { return have == audience || below(have, audience) })
+}
+
+// below says whether a URL has the origin of another and a path below its.
+// Spellings that servers read in different ways are below nothing.
+func below(have, want string) bool {
+	h, err := url.Parse(have)
+	if err != nil || h.Host == "" || h.User != nil || h.RawQuery != "" || h.Fragment != "" {
+		return false
+	}
+	w, err := url.Parse(want)
+	if err != nil || w.Scheme != h.Scheme || w.Host != h.Host || w.User != nil || w.RawQuery != "" || w.Fragment != "" {
+		return false
+	}
+	base, path := strings.TrimRight(h.EscapedPath(), "/"), w.EscapedPath()
+	if strings.Contains(path, "..") || strings.Contains(path, "%") || strings.Contains(path, "//") {
+		return false
+	}
+	return path == base || strings.HasPrefix(path, base+"/")
 }
 
 // ClientFinder finds registered clients, from a cache that is at most a second

@@ -62,7 +62,8 @@ type Store interface {
 	// Put writes all or nothing, durably. Record.Generation is as read: 0 = must
 	// not exist, n = must still be n, Overwrite = whatever is there; otherwise
 	// fault.Conflict. It is stored as n+1 (1 for a new one). A record of a revoked
-	// family is refused with fault.Denied.
+	// family is refused with fault.Denied, whatever its generation. What was
+	// taken stays spent however often it is written.
 	Put(ctx context.Context, rs ...Record) error
 	// Take returns a single-use record and marks it spent, atomically. A
 	// second Take fails with fault.Spent and still returns the record;
@@ -91,7 +92,8 @@ const Overwrite int64 = -1
 type Watcher interface {
 	// Watch calls changed for every record of the kind that was written or
 	// removed, by whomever, until ctx ends. An empty key means anything may
-	// have changed (a lost connection, for example).
+	// have changed (a lost connection, for example); it is also the first call,
+	// made when no later change can be missed.
 	Watch(ctx context.Context, k RecordKind, changed func(key string)) error
 }
 

@@ -78,6 +78,7 @@ type Store interface {
 	Apply(ctx context.Context, changes ...Change) (revision int64, err error)
 	// Watch yields every change after a revision in order, expired objects as
 	// deletes, until ctx ends. It yields fault.Conflict and ends when the
-	// changes after that revision are no longer known: list again.
+	// changes after that revision are no longer known, or the store never got
+	// that far: list again.
 	Watch(ctx context.Context, after int64) iter.Seq2[Change, error]
 }

@@ -19,7 +19,7 @@ type SSL struct {
 // SSLClient demands a certificate of the client.
 type SSLClient struct {
 	CA               string   `json:"ca"`
-	Depth            *int     `json:"depth,omitempty"` // intermediates allowed; nil: 1
+	Depth            *int     `json:"depth,omitempty"` // certificates above the client's own; nil: 1
 	SkipMTLSURIRegex []string `json:"skip_mtls_uri_regex,omitempty"`
 }
 

@@ -16,8 +16,5 @@ as_root=
 [ "$(id -u)" = 0 ] || as_root=sudo
 echo "installing:$missing"
 $as_root apt-get update -qq
-# A distribution's own services are not wanted: the tests start their own.
-printf '#!/bin/sh\nexit 101\n' | $as_root tee /usr/sbin/policy-rc.d >/dev/null
-$as_root chmod +x /usr/sbin/policy-rc.d
-DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
-$as_root rm -f /usr/sbin/policy-rc.d
+# Services of the distribution are not wanted: the tests start their own.
+$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -140,7 +140,7 @@ func look(t *testing.T, ctx context.Context, width int64, scheme string) {
 func TestKeyboardOnly(t *testing.T) {
 	ctx, h := chromium(t), openHouse(t)
 
-	run(t, ctx, "sign-in page", chromedp.Navigate(h.login.URL+"/login?login_challenge=in"), chromedp.WaitVisible("#submit"))
+	run(t, ctx, "sign-in page", chromedp.Navigate(h.login.URL+"/login?login_challenge=in"), chromedp.WaitVisible(chromedp.ID("submit")))
 	if got := focused(t, ctx); got != "email" {
 		t.Errorf("focus begins at %q", got)
 	}
@@ -148,7 +148,7 @@ func TestKeyboardOnly(t *testing.T) {
 	press(t, ctx, kb.Tab)
 	press(t, ctx, "wrong horse")
 	press(t, ctx, kb.Enter)
-	run(t, ctx, "error", chromedp.WaitVisible("#error"))
+	run(t, ctx, "error", chromedp.WaitVisible(chromedp.ID("error")))
 	if got := focused(t, ctx); got != "password" {
 		t.Errorf("after a wrong password the focus is at %q", got)
 	}
@@ -164,7 +164,7 @@ func TestKeyboardOnly(t *testing.T) {
 	}
 	press(t, ctx, kb.Enter)
 
-	run(t, ctx, "consent page", chromedp.WaitVisible("#accept"))
+	run(t, ctx, "consent page", chromedp.WaitVisible(chromedp.ID("accept")))
 	for range 30 {
 		if focused(t, ctx) == "scope-4" {
 			press(t, ctx, " ") // not the photos
@@ -175,8 +175,8 @@ func TestKeyboardOnly(t *testing.T) {
 		press(t, ctx, kb.Tab)
 	}
 	press(t, ctx, kb.Enter)
-	run(t, ctx, "application", chromedp.WaitVisible("#app"))
-	if text := value(t, ctx, chromedp.Text("#app")); text != "Photos of ann" {
+	run(t, ctx, "application", chromedp.WaitVisible(chromedp.ID("app")))
+	if text := value(t, ctx, chromedp.Text(chromedp.ID("app"))); text != "Photos of ann" {
 		t.Errorf("the application shows %q", text)
 	}
 
@@ -192,16 +192,16 @@ func TestKeyboardOnly(t *testing.T) {
 
 func TestDenyAndSignOutInBrowser(t *testing.T) {
 	ctx, h := chromium(t), openHouse(t)
-	run(t, ctx, "deny", chromedp.Navigate(h.login.URL+"/consent?consent_challenge=ask"), chromedp.Click("#reject"),
-		chromedp.WaitVisible("#app"))
-	if text := value(t, ctx, chromedp.Text("#app")); text != "Photos of denied" {
+	run(t, ctx, "deny", chromedp.Navigate(h.login.URL+"/consent?consent_challenge=ask"), chromedp.Click(chromedp.ID("reject")),
+		chromedp.WaitVisible(chromedp.ID("app")))
+	if text := value(t, ctx, chromedp.Text(chromedp.ID("app"))); text != "Photos of denied" {
 		t.Errorf("the application shows %q", text)
 	}
-	run(t, ctx, "cancel", chromedp.Navigate(h.login.URL+"/login?login_challenge=in"), chromedp.Click("#cancel"),
-		chromedp.WaitVisible("#app"))
-	run(t, ctx, "stay", chromedp.Navigate(h.login.URL+"/logout?logout_challenge=out"), chromedp.Click("#reject"),
-		chromedp.WaitNotPresent("#accept"))
-	if text := value(t, ctx, chromedp.Text("h1")); text != "You are still signed in" {
+	run(t, ctx, "cancel", chromedp.Navigate(h.login.URL+"/login?login_challenge=in"), chromedp.Click(chromedp.ID("cancel")),
+		chromedp.WaitVisible(chromedp.ID("app")))
+	run(t, ctx, "stay", chromedp.Navigate(h.login.URL+"/logout?logout_challenge=out"), chromedp.Click(chromedp.ID("reject")),
+		chromedp.WaitNotPresent(chromedp.ID("accept")))
+	if text := value(t, ctx, chromedp.Text(chromedp.CSS("h1"))); text != "You are still signed in" {
 		t.Errorf("page says %q", text)
 	}
 	h.mu.Lock()
@@ -236,7 +236,7 @@ func TestLooks(t *testing.T) {
 			scheme string
 		}{{"light", 1100, "light"}, {"dark", 1100, "dark"}, {"narrow", 360, "light"}, {"smallest", 320, "dark"}} {
 			look(t, ctx, l.width, l.scheme)
-			run(t, ctx, name, chromedp.Navigate(h.login.URL+target), chromedp.WaitVisible("h1"))
+			run(t, ctx, name, chromedp.Navigate(h.login.URL+target), chromedp.WaitVisible(chromedp.CSS("h1")))
 			if wide := value(t, ctx, chromedp.Evaluate[int64](`document.documentElement.scrollWidth`)); wide > l.width {
 				t.Errorf("%s at %d pixels is %d wide", name, l.width, wide)
 			}
@@ -247,8 +247,8 @@ func TestLooks(t *testing.T) {
 		}
 	}
 	look(t, ctx, 1100, "light")
-	run(t, ctx, "wrong password", chromedp.Navigate(h.login.URL+"/login?login_challenge=in"), chromedp.SendKeys("#email", "ann@example.com"),
-		chromedp.SendKeys("#password", "x"), chromedp.Click("#submit"), chromedp.WaitVisible("#error"))
+	run(t, ctx, "wrong password", chromedp.Navigate(h.login.URL+"/login?login_challenge=in"), chromedp.SendKeys(chromedp.ID("email"), "ann@example.com"),
+		chromedp.SendKeys(chromedp.ID("password"), "x"), chromedp.Click(chromedp.ID("submit")), chromedp.WaitVisible(chromedp.ID("error")))
 	shoot(t, ctx, "wrong-light")
 }
 

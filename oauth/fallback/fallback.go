@@ -61,7 +61,8 @@ type page struct {
 	Title  string
 
 	Code, Description, Hint string            // error
-	Action, Challenge       string            // logout, form_post
+	Action                  template.URL      // logout, form_post
+	Challenge               string            // logout
 	Client, Subject         string            // logout
 	Fields                  map[string]string // form_post
 	Setting                 string            // missing
@@ -76,7 +77,7 @@ func (p *Pages) Error(w http.ResponseWriter, status int, code, description strin
 // answer ("yes" or "no") to action. Client and subject may be empty.
 func (p *Pages) Confirm(w http.ResponseWriter, action, challenge, client, subject string) {
 	p.write(w, http.StatusOK, "confirm.html", page{
-		Title: "Sign out?", Action: action, Challenge: challenge, Client: cut(client, 80), Subject: cut(subject, 80),
+		Title: "Sign out?", Action: template.URL(action), Challenge: challenge, Client: cut(client, 80), Subject: cut(subject, 80),
 	})
 }
 
@@ -98,7 +99,7 @@ func (p *Pages) Missing(w http.ResponseWriter, setting string) {
 // Post sends the browser on with a POST of fields to action, which must be a
 // checked redirect URI (OAuth 2.0 Form Post Response Mode).
 func (p *Pages) Post(w http.ResponseWriter, action string, fields map[string]string) {
-	p.write(w, http.StatusOK, "formpost.html", page{Title: "Going back", Action: action, Fields: fields, Script: submit})
+	p.write(w, http.StatusOK, "formpost.html", page{Title: "Going back", Action: template.URL(action), Fields: fields, Script: submit})
 }
 
 func (p *Pages) write(w http.ResponseWriter, status int, name string, d page) {

@@ -223,7 +223,9 @@ func (q *Request) decode(r *reader) redirectRef {
 	} else {
 		ref.literal = r.str()
 	}
-	q.Scopes = strings.Fields(r.str())
+	if s := r.str(); s != "" {
+		q.Scopes = strings.Fields(s)
+	}
 	q.Audience = r.strs()
 	q.State, q.Nonce = r.str(), r.str()
 	switch {

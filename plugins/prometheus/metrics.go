@@ -39,134 +39,159 @@ type metrics struct {
 	requests  prometheus.Counter
 	overflow  prometheus.Counter
 
-	mu       sync.RWMutex
-	statuses map[statusKey]prometheus.Counter // guarded by mu
-	flows    map[flowKey]*flow                // guarded by mu
-	warned   bool                             // guarded by mu
+	mu        sync.RWMutex
+	statuses  map[statusKey]prometheus.Counter // guarded by mu
+	latencies map[latencyKey]*latencies        // guarded by mu
+	bytes     map[flowKey]*bytes               // guarded by mu
+	warned    bool                             // guarded by mu
 }
+
+// flowKey are the labels all metrics share.
+type flowKey struct{ route, service, consumer, node, requestType string }
 
 type statusKey struct {
-	code                                               int
-	route, matchedURI, service, consumer, node, source string
+	flowKey
+	code               int
+	matchedURI, source string
 }
 
-type flowKey struct{ route, service, consumer, node string }
-
-// flow are the series of one flowKey.
-type flow struct {
-	request, upstream, gateway prometheus.Observer
-	ingress, egress            prometheus.Counter
+type latencyKey struct {
+	flowKey
+	proxied bool
 }
 
-// disabled says which labels stay empty, by the place in statusLabels and
-// flowLabels. Immutable.
+// latencies are the series of one latencyKey; upstream is nil when it was not
+// proxied.
+type latencies struct{ request, upstream, gateway prometheus.Observer }
+
+// bytes are the series of one flowKey.
+type bytes struct{ ingress, egress prometheus.Counter }
+
+// series is all that one exchange is counted in.
+type series struct {
+	status prometheus.Counter
+	*latencies
+	*bytes
+}
+
+// disabled says which labels stay empty. Immutable.
 type disabled struct {
-	status             [len(statusLabels)]bool
-	latency, bandwidth [len(flowLabels)]bool
-	any                bool
+	status             statusOff
+	latency, bandwidth flowOff
 }
 
-func newDisabled(l DisabledLabels) *disabled {
-	d := &disabled{any: len(l.HTTPStatus)+len(l.HTTPLatency)+len(l.Bandwidth) > 0}
-	for i, n := range statusLabels {
-		d.status[i] = slices.Contains(l.HTTPStatus, n)
-	}
-	for i, n := range flowLabels {
-		d.latency[i] = slices.Contains(l.HTTPLatency, n)
-		d.bandwidth[i] = slices.Contains(l.Bandwidth, n)
-	}
-	return d
+type flowOff struct{ route, service, consumer, node, requestType bool }
+
+type statusOff struct {
+	flowOff
+	matchedURI, source bool
 }
 
-func (m *metrics) statusOf(off *disabled, k statusKey) prometheus.Counter {
-	if off.any {
-		k = k.without(off)
+func newDisabled(l DisabledLabels) disabled {
+	flow := func(names []string) flowOff {
+		off := func(n string) bool { return slices.Contains(names, n) }
+		return flowOff{off("route"), off("service"), off("consumer"), off("node"), off("request_type")}
 	}
+	return disabled{
+		status:    statusOff{flow(l.HTTPStatus), slices.Contains(l.HTTPStatus, "matched_uri"), slices.Contains(l.HTTPStatus, "response_source")},
+		latency:   flow(l.HTTPLatency),
+		bandwidth: flow(l.Bandwidth),
+	}
+}
+
+// without empties what is disabled.
+func (k flowKey) without(off flowOff) flowKey {
+	empty := func(s *string, off bool) {
+		if off {
+			*s = ""
+		}
+	}
+	empty(&k.route, off.route)
+	empty(&k.service, off.service)
+	empty(&k.consumer, off.consumer)
+	empty(&k.node, off.node)
+	empty(&k.requestType, off.requestType)
+	return k
+}
+
+func (k statusKey) without(off statusOff) statusKey {
+	k.flowKey = k.flowKey.without(off.flowOff)
+	if off.matchedURI {
+		k.matchedURI = ""
+	}
+	if off.source {
+		k.source = ""
+	}
+	return k
+}
+
+// of finds the series of an exchange, or makes them.
+func (m *metrics) of(off *disabled, k statusKey, proxied bool) series {
+	lk := latencyKey{k.flowKey.without(off.latency), proxied}
+	bk := k.flowKey.without(off.bandwidth)
+	k = k.without(off.status)
 	m.mu.RLock()
-	c := m.statuses[k]
+	s := series{m.statuses[k], m.latencies[lk], m.bytes[bk]}
 	m.mu.RUnlock()
-	if c != nil {
-		return c
+	if s.status != nil && s.latencies != nil && s.bytes != nil {
+		return s
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(m.statuses) >= maxSeries || len(m.latencies) >= maxSeries || len(m.bytes) >= maxSeries {
+		// What is there already still counts; what is not loses its labels.
+		m.full()
+		if s.status == nil {
+			k = statusKey{code: k.code}
+		}
+		if s.latencies == nil {
+			lk = latencyKey{proxied: proxied}
+		}
+		if s.bytes == nil {
+			bk = flowKey{}
+		}
+	}
+	return series{m.makeStatus(k), m.makeLatencies(lk), m.makeBytes(bk)}
+}
+
+// makeStatus returns the series of k. The caller holds mu; so for the others.
+func (m *metrics) makeStatus(k statusKey) prometheus.Counter {
 	if c := m.statuses[k]; c != nil {
 		return c
-	}
-	if len(m.statuses) >= maxSeries {
-		m.full()
-		k = statusKey{code: k.code}
 	}
 	code := ""
 	if k.code != 0 {
 		code = strconv.Itoa(k.code)
 	}
-	rtype := requestType
-	if off.status[7] {
-		rtype = ""
-	}
-	c = m.status.WithLabelValues(code, k.route, k.matchedURI, "", k.service, k.consumer, k.node, rtype, "", "", k.source)
-	if len(m.statuses) < maxSeries+1000 { // the codes without labels
-		m.statuses[k] = c
-	}
+	c := m.status.WithLabelValues(code, k.route, k.matchedURI, "", k.service, k.consumer, k.node, k.requestType, "", "", k.source)
+	m.statuses[k] = c
 	return c
 }
 
-// without empties what is disabled.
-func (k statusKey) without(off *disabled) statusKey {
-	for i, v := range [len(statusLabels)]*string{1: &k.route, 2: &k.matchedURI, 4: &k.service, 5: &k.consumer, 6: &k.node, 10: &k.source} {
-		if v != nil && off.status[i] {
-			*v = ""
+func (m *metrics) makeLatencies(k latencyKey) *latencies {
+	l := m.latencies[k]
+	if l == nil {
+		of := func(kind string) prometheus.Observer { return m.latency.WithLabelValues(k.labels(kind)...) }
+		l = &latencies{request: of("request"), gateway: of("apisix")}
+		if k.proxied {
+			l.upstream = of("upstream")
 		}
+		m.latencies[k] = l
 	}
-	return k
+	return l
 }
 
-func (m *metrics) flowOf(off *disabled, k flowKey) *flow {
-	if off.any {
-		return m.makeFlow(off, k)
+func (m *metrics) makeBytes(k flowKey) *bytes {
+	b := m.bytes[k]
+	if b == nil {
+		b = &bytes{m.bandwidth.WithLabelValues(k.labels("ingress")...), m.bandwidth.WithLabelValues(k.labels("egress")...)}
+		m.bytes[k] = b
 	}
-	m.mu.RLock()
-	f := m.flows[k]
-	m.mu.RUnlock()
-	if f != nil {
-		return f
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if f := m.flows[k]; f != nil {
-		return f
-	}
-	if len(m.flows) >= maxSeries {
-		m.full()
-		k = flowKey{}
-		if f := m.flows[k]; f != nil {
-			return f
-		}
-	}
-	f = m.makeFlow(off, k)
-	m.flows[k] = f
-	return f
+	return b
 }
 
-// makeFlow resolves the series of k.
-func (m *metrics) makeFlow(off *disabled, k flowKey) *flow {
-	labels := func(kind string, off [len(flowLabels)]bool) []string {
-		l := []string{kind, k.route, k.service, k.consumer, k.node, requestType, "", ""}
-		for i := range l {
-			if off[i] {
-				l[i] = ""
-			}
-		}
-		return l
-	}
-	return &flow{
-		request:  m.latency.WithLabelValues(labels("request", off.latency)...),
-		upstream: m.latency.WithLabelValues(labels("upstream", off.latency)...),
-		gateway:  m.latency.WithLabelValues(labels("apisix", off.latency)...),
-		ingress:  m.bandwidth.WithLabelValues(labels("ingress", off.bandwidth)...),
-		egress:   m.bandwidth.WithLabelValues(labels("egress", off.bandwidth)...),
-	}
+func (k flowKey) labels(kind string) []string {
+	return []string{kind, k.route, k.service, k.consumer, k.node, k.requestType, "", ""}
 }
 
 // full notes that a request is counted without labels. The caller holds mu.

@@ -42,7 +42,7 @@ type logger struct {
 	Config
 	now     func() time.Time
 	metrics *metrics
-	off     *disabled
+	off     disabled
 }
 
 var _ gateway.Logger = (*logger)(nil)
@@ -69,7 +69,7 @@ type result struct {
 // register makes the metrics and puts them into the registry, or takes those
 // an earlier instance put there.
 func register(r prometheus.Registerer, log *slog.Logger) *result {
-	m := &metrics{log: log, statuses: map[statusKey]prometheus.Counter{}, flows: map[flowKey]*flow{}}
+	m := &metrics{log: log, statuses: map[statusKey]prometheus.Counter{}, latencies: map[latencyKey]*latencies{}, bytes: map[flowKey]*bytes{}}
 	m.status = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_http_status", Help: "Answers by status and what they were for."}, statusLabels[:])
 	m.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apisix_http_latency", Help: "Milliseconds a request took: whole, in the upstream, in the gateway.", Buckets: buckets}, flowLabels[:])
 	m.bandwidth = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_bandwidth", Help: "Bytes received from and sent to clients."}, flowLabels[:])
@@ -151,19 +151,18 @@ func (l *logger) Log(x *gateway.Exchange) {
 		code = 0
 	}
 	l.metrics.requests.Inc()
-	l.metrics.statusOf(l.off, statusKey{code, route, x.MatchedURI, service, consumer, node, source}).Inc()
+	proxied := x.UpstreamTime > 0
+	s := l.metrics.of(&l.off, statusKey{flowKey{route, service, consumer, node, requestType}, code, x.MatchedURI, source}, proxied)
+	s.status.Inc()
 
-	f := l.metrics.flowOf(l.off, flowKey{route, service, consumer, node})
 	whole := max(0, l.now().Sub(x.Start))
-	f.request.Observe(milliseconds(whole))
-	own := whole
-	if x.UpstreamTime > 0 {
-		f.upstream.Observe(milliseconds(x.UpstreamTime))
-		own = max(0, whole-x.UpstreamTime)
+	s.request.Observe(milliseconds(whole))
+	if proxied {
+		s.upstream.Observe(milliseconds(x.UpstreamTime))
 	}
-	f.gateway.Observe(milliseconds(own))
-	f.ingress.Add(float64(max(0, x.BytesIn)))
-	f.egress.Add(float64(max(0, x.BytesOut)))
+	s.gateway.Observe(milliseconds(max(0, whole-x.UpstreamTime)))
+	s.ingress.Add(float64(max(0, x.BytesIn)))
+	s.egress.Add(float64(max(0, x.BytesOut)))
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -93,7 +93,8 @@ func withProvider(ctx context.Context, dsn string, f func(*goose.Provider) error
 	if err := db.PingContext(ctx); err != nil {
 		return failed("connecting to", err)
 	}
-	one, err := lock.NewPostgresSessionLocker()
+	// One process at a time; who waits looks every second, for ten minutes.
+	one, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 600))
 	if err != nil {
 		return err
 	}

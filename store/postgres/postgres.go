@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -142,7 +143,8 @@ func failed(doing string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !isConnect(err) {
 		return err
 	}
-	if n := net.Error(nil); isConnect(err) || errors.As(err, &n) || pgconn.SafeToRetry(err) || errors.Is(err, net.ErrClosed) {
+	if n := net.Error(nil); isConnect(err) || errors.As(err, &n) || pgconn.SafeToRetry(err) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fault.Wrap(fault.Unavailable, "the database cannot be reached", err)
 	}
 	switch {
@@ -171,7 +173,8 @@ func repeatable(state string) bool {
 	return state == "40001" || state == "40P01" // serialization_failure, deadlock_detected
 }
 
-// transact runs f in a transaction, again when PostgreSQL says so.
+// transact runs f in a transaction, again when PostgreSQL says so. The error
+// is the driver's, or f's.
 func transact(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) error {
 	var err error
 	for range attempts {
@@ -180,7 +183,7 @@ func transact(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) err
 			break
 		}
 	}
-	return failed("writing to", err)
+	return err
 }
 
 // stamp is a time as it is stored; nil for the zero time. PostgreSQL keeps

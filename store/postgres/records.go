@@ -99,14 +99,12 @@ func (s *Records) Get(ctx context.Context, refs ...oauth.Ref) ([]oauth.Record, e
 		kinds, keys, stamp(s.now()))
 }
 
-// lockFamily is taken, shared, by whoever writes into a family, and alone by
-// whoever revokes it, until their transactions end. The statements after it
-// see all that was committed before: a write either comes first and is deleted
-// by the revocation, or comes later and finds it. The first number tells our
-// locks from those of other programs.
+// Statements that guard a family against writes that race its revocation; the
+// migration that creates the functions says how.
 const (
-	lockFamilyShared = "SELECT pg_advisory_xact_lock_shared(x'6761'::int, hashtext($1))"
-	lockFamilyAlone  = "SELECT pg_advisory_xact_lock(x'6761'::int, hashtext($1))"
+	enterFamily = "SELECT gatehouse_enter_family($1, $2)"
+	closeFamily = "SELECT gatehouse_close_family($1)"
+	revoked     = "GH001" // SQLSTATE of a write into a revoked family
 )
 
 func (s *Records) Put(ctx context.Context, rs ...oauth.Record) error {
@@ -117,17 +115,30 @@ func (s *Records) Put(ctx context.Context, rs ...oauth.Record) error {
 		return nil
 	}
 	now := stamp(s.now())
-	if len(rs) == 1 && rs[0].Family == "" { // one statement, one round trip, its own transaction
-		query, args := putStatement(rs[0], now)
-		tag, err := s.pool.Exec(ctx, query, args...)
-		if err != nil {
-			return failed("writing to", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return changed(rs[0].Kind)
-		}
-		return nil
+	var err error
+	if len(rs) == 1 {
+		err = s.putOne(ctx, rs[0], now)
+	} else {
+		err = s.putAll(ctx, rs, now)
 	}
+	if sqlState(err) == revoked {
+		return fault.New(fault.Denied, "this was revoked")
+	}
+	return failed("writing to", err)
+}
+
+// putOne takes one round trip. A batch outside a transaction is one of its own;
+// a generation that does not fit leaves nothing in it to undo.
+func (s *Records) putOne(ctx context.Context, r oauth.Record, now *time.Time) error {
+	b := &pgx.Batch{}
+	if r.Family != "" {
+		b.Queue(enterFamily, r.Family, now)
+	}
+	queuePut(b, r, now)
+	return s.pool.SendBatch(ctx, b).Close()
+}
+
+func (s *Records) putAll(ctx context.Context, rs []oauth.Record, now *time.Time) error {
 	// The same order everywhere, so that writers wait for each other in a line
 	// and not in a circle.
 	rs = slices.Clone(rs)
@@ -141,32 +152,25 @@ func (s *Records) Put(ctx context.Context, rs ...oauth.Record) error {
 		}
 	}
 	slices.Sort(families)
-	families = slices.Compact(families)
 	return transact(ctx, s.pool, func(tx pgx.Tx) error {
 		b := &pgx.Batch{}
-		for _, f := range families {
-			b.Queue(lockFamilyShared, f)
-		}
-		if len(families) > 0 {
-			b.Queue("SELECT FROM gatehouse_revoked_families WHERE family = ANY($1::text[]) AND (until IS NULL OR until > $2) LIMIT 1", families, now).
-				Query(func(rows pgx.Rows) error {
-					if rows.Next() {
-						rows.Close()
-						return fault.New(fault.Denied, "this was revoked")
-					}
-					return rows.Err()
-				})
+		for _, f := range slices.Compact(families) {
+			b.Queue(enterFamily, f, now)
 		}
 		for _, r := range rs {
-			query, args := putStatement(r, now)
-			b.Queue(query, args...).Exec(func(tag pgconn.CommandTag) error {
-				if tag.RowsAffected() == 0 {
-					return changed(r.Kind)
-				}
-				return nil
-			})
+			queuePut(b, r, now)
 		}
 		return tx.SendBatch(ctx, b).Close()
+	})
+}
+
+func queuePut(b *pgx.Batch, r oauth.Record, now *time.Time) {
+	query, args := putStatement(r, now)
+	b.Queue(query, args...).Exec(func(tag pgconn.CommandTag) error {
+		if tag.RowsAffected() == 0 {
+			return changed(r.Kind)
+		}
+		return nil
 	})
 }
 
@@ -307,15 +311,16 @@ func (s *Records) Revoke(ctx context.Context, family string, until time.Time) er
 	if err := shape.Family(family); err != nil {
 		return err
 	}
-	return transact(ctx, s.pool, func(tx pgx.Tx) error {
+	err := transact(ctx, s.pool, func(tx pgx.Tx) error {
 		b := &pgx.Batch{}
-		b.Queue(lockFamilyAlone, family)
+		b.Queue(closeFamily, family)
 		// For good, or else the longer of both.
 		b.Queue("INSERT INTO gatehouse_revoked_families AS f (family, until) VALUES ($1, $2) ON CONFLICT (family) DO UPDATE SET until = "+
 			"CASE WHEN f.until IS NOT NULL AND excluded.until IS NOT NULL THEN greatest(f.until, excluded.until) END", family, stamp(until))
 		b.Queue("DELETE FROM "+table+" r WHERE r.family <> '' AND r.family = $1", family)
 		return tx.SendBatch(ctx, b).Close()
 	})
+	return failed("writing to", err)
 }
 
 func (s *Records) Expire(ctx context.Context, now time.Time) (int, error) {

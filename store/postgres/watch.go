@@ -59,7 +59,8 @@ func (s *Records) Watch(ctx context.Context, k oauth.RecordKind, changed func(ke
 
 // listen calls changed until the connection is lost or ctx ends.
 func (s *Records) listen(ctx context.Context, k oauth.RecordKind, changed func(key string)) error {
-	c := s.pool.Config().ConnConfig
+	c := s.pool.Config().ConnConfig // a copy
+	c.RuntimeParams["application_name"] += " watch"
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func register(ctx context.Context, conn *pgx.Conn, k oauth.RecordKind) error {
 		return err
 	}
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "LOCK TABLE "+table+" IN EXCLUSIVE MODE"); err != nil {
+		if _, err := tx.Exec(ctx, "LOCK TABLE "+table+" IN SHARE MODE"); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, "INSERT INTO gatehouse_watched_kinds (kind) VALUES ($1) ON CONFLICT DO NOTHING", string(k))

@@ -24,6 +24,30 @@ CREATE TABLE gatehouse_revoked_families (
 );
 CREATE INDEX gatehouse_revoked_families_until ON gatehouse_revoked_families (until) WHERE until IS NOT NULL;
 
+-- Whoever writes into a family enters it first, whoever revokes one closes it
+-- first. The lock lasts until the end of the transaction, and what follows in
+-- the transaction sees all that was committed before it was had: a write
+-- either comes before the revocation, which deletes it, or is refused. (Each
+-- statement of a volatile function has a snapshot of its own.) The first
+-- number tells these locks from those of other programs.
+-- +goose StatementBegin
+CREATE FUNCTION gatehouse_enter_family(f text, at_time timestamptz) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock_shared(26465, hashtext(f));
+	IF EXISTS (SELECT FROM gatehouse_revoked_families r WHERE r.family = f AND (r.until IS NULL OR r.until > at_time)) THEN
+		RAISE EXCEPTION 'the family is revoked' USING ERRCODE = 'GH001';
+	END IF;
+END
+$$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE FUNCTION gatehouse_close_family(f text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock(26465, hashtext(f));
+END
+$$;
+-- +goose StatementEnd
+
 -- Kinds somebody watches. Writes of others send no notification: PostgreSQL
 -- lets only one notifying transaction commit at a time.
 CREATE TABLE gatehouse_watched_kinds (

@@ -1,0 +1,187 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"gatehouse/admin"
+	"gatehouse/gateway"
+	"gatehouse/gateway/engine"
+	"gatehouse/gateway/listen"
+	"gatehouse/gateway/live"
+	"gatehouse/gateway/proxy"
+	"gatehouse/plugins"
+	"gatehouse/store/embedded"
+)
+
+// gatewayPart is the gateway of this process.
+type gatewayPart struct {
+	adminKey  string
+	server    *engine.Server
+	transport *engine.Transport
+	caller    *engine.Caller
+}
+
+// startGateway opens the gateway's database and ports. A key that is made now
+// is printed once.
+func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
+	c, g := d.Config, &d.Config.Gateway
+	store, err := embedded.OpenResources(ctx, c.Data)
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, store.Close)
+	extra, err := d.trustedPEM()
+	if err != nil {
+		return err
+	}
+	session, _, err := secretFile(c.Data, sessionSecretFile, longSecret)
+	if err != nil {
+		return err
+	}
+	keys, err := d.adminKeys(talk)
+	if err != nil {
+		return err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	part := &gatewayPart{adminKey: keys[0].Key, transport: engine.NewTransport(nil), caller: engine.NewCaller(extra)}
+	env := gateway.Env{Log: d.log, Now: time.Now, Metrics: metrics, Caller: part.caller, SessionSecret: []byte(session)}
+	if d.provider != nil {
+		env.Tokens = d.provider
+	}
+	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: env, Roots: engine.Roots(extra), FallbackSNI: g.APISIX.SSL.FallbackSNI})
+	if err != nil {
+		return err
+	}
+	if err := running.Load(ctx); err != nil {
+		return fmt.Errorf("reading the gateway's resources: %w", err)
+	}
+	d.task(func() {
+		if err := running.Run(ctx); err != nil && ctx.Err() == nil {
+			d.fail(fmt.Errorf("following the gateway's resources: %w", err))
+		}
+	})
+	allow, err := Prefixes(g.Deployment.Admin.AllowAdmin)
+	if err != nil {
+		return err
+	}
+	api, err := (&admin.APISIX{Store: store, Plugins: plugins.All(), Check: running, Live: running, Keys: keys, AllowAdmin: allow, Log: d.log, Now: time.Now}).Handler()
+	if err != nil {
+		return err
+	}
+	life, err := d.proxy(running, part, api)
+	if err != nil {
+		return err
+	}
+	trusted, err := Prefixes(g.APISIX.TrustedAddresses)
+	if err != nil {
+		return err
+	}
+	_ = trusted
+	part.server = engine.NewServer(engine.ServerConfig{Handler: life, Log: d.log, Now: time.Now})
+	d.gateway = part
+
+	for _, at := range g.APISIX.NodeListen {
+		l, err := listenTCP(at.Addr(), "gateway.apisix.node_listen (GATEWAY_APISIX_NODE_LISTEN)")
+		if err != nil {
+			return err
+		}
+		d.task(func() { d.fail(part.server.Serve(l)) })
+		d.log.Info("gateway", "addr", l.Addr().String())
+	}
+	if g.APISIX.SSL.Enable {
+		for _, at := range g.APISIX.SSL.Listen {
+			l, err := listenTCP(at.Addr(), "gateway.apisix.ssl.listen (GATEWAY_APISIX_SSL_LISTEN)")
+			if err != nil {
+				return err
+			}
+			secure := listen.TLS(l, running.TLSConfig)
+			d.task(func() { d.fail(part.server.Serve(secure)) })
+			d.log.Info("gateway", "addr", l.Addr().String(), "tls", true)
+		}
+	}
+	l, err := listenTCP(g.Deployment.Admin.AdminListen.Addr(), "gateway.deployment.admin.admin_listen (GATEWAY_DEPLOYMENT_ADMIN_ADMIN_LISTEN)")
+	if err != nil {
+		return err
+	}
+	d.servers.add(l, api, nil)
+	d.log.Info("gateway Admin API", "addr", l.Addr().String())
+	if prom := g.PluginAttr.Prometheus; prom.EnableExport {
+		l, err := listenTCP(prom.ExportAddr.Addr(), "gateway.plugin_attr.prometheus.export_addr (GATEWAY_PLUGIN_ATTR_PROMETHEUS_EXPORT_ADDR)")
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET "+prom.ExportURI, promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+		d.servers.add(l, mux, nil)
+	}
+	return nil
+}
+
+// stop lets requests and tunnels under way finish, for a time.
+func (g *gatewayPart) stop(ctx context.Context) {
+	if g.server != nil {
+		g.server.Stop(ctx)
+	}
+	g.transport.Close()
+	g.caller.Close()
+}
+
+// trustedPEM is what calls to upstreams and providers trust besides the system.
+func (d *Daemon) trustedPEM() ([]byte, error) {
+	extra := d.ca.PEM
+	if path := d.Config.Gateway.TrustedCertificate; path != "" {
+		more, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading gateway.ssl_trusted_certificate: %w", err)
+		}
+		extra = append(append([]byte{}, extra...), more...)
+	}
+	return extra, nil
+}
+
+// adminKeys are the configured keys, or the one kept in the data directory.
+func (d *Daemon) adminKeys(talk io.Writer) ([]admin.AdminKey, error) {
+	var keys []admin.AdminKey
+	for _, k := range d.Config.Gateway.Deployment.Admin.AdminKey {
+		keys = append(keys, admin.AdminKey{Name: k.Name, Key: k.Key, Role: k.Role})
+	}
+	if len(keys) > 0 {
+		return keys, nil
+	}
+	key, fresh, err := secretFile(d.Config.Data, adminKeyFile, hexSecret)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		fmt.Fprintf(talk, "gatehouse: the key of the Admin API is %s (kept in %s)\n", key, d.Config.Data+"/"+adminKeyFile)
+	}
+	return []admin.AdminKey{{Name: "admin", Key: key, Role: admin.RoleAdmin}}, nil
+}
+
+var _ gateway.TokenChecker = (*provider)(nil)
+
+// CheckToken answers whether an access token of this process's provider is good.
+func (p *provider) CheckToken(ctx context.Context, raw string) (bool, map[string]any, error) {
+	active, info, err := p.info.Introspect(ctx, raw)
+	if err != nil || !active {
+		return false, nil, err
+	}
+	text, err := json.Marshal(info)
+	if err != nil {
+		return false, nil, err
+	}
+	var claims map[string]any
+	return true, claims, errors.Join(json.Unmarshal(text, &claims))
+}

@@ -1,0 +1,146 @@
+package live
+
+import (
+	"crypto/sha256"
+	"sync"
+
+	"gatehouse/gateway"
+	"gatehouse/gateway/router"
+)
+
+// Snapshot is everything requests are answered by. Immutable but for a cache.
+type Snapshot struct {
+	Revision int64 // of the store
+
+	live      *Live
+	table     *router.Table[*Target]
+	globals   map[string]*gateway.Chain // by Target.prefers
+	all       *gateway.Chain            // of every global rule
+	consumers map[[32]byte]*gateway.Consumer
+	named     map[string]*consumer
+	metadata  metadata
+	certs     *certs
+
+	mu     sync.Mutex
+	merged map[mergeKey]*Merged // guarded by mu; at most maxMerged
+}
+
+var (
+	_ gateway.ConsumerFinder  = (*Snapshot)(nil)
+	_ gateway.AnonymousFinder = (*Snapshot)(nil)
+)
+
+// Target is a route as it runs. Immutable.
+type Target struct {
+	Route *gateway.Route
+	Chain *gateway.Chain
+	// Fault is the status every request gets that passed the global rules,
+	// when something the route refers to is missing or broken; 0: none.
+	Fault int
+
+	uses    map[string]use
+	members []member
+	prefers string // names of plugins that push out those of global rules
+}
+
+// consumer is a consumer with what it brings into a chain.
+type consumer struct {
+	gateway.Consumer
+	uses map[string]use // group first, then its own over it; no credentials
+}
+
+// Merged is the chain of a route for one consumer.
+type Merged struct {
+	Chain *gateway.Chain
+	// Added are the rewriters the route did not have, which have not run yet.
+	Added []gateway.Rewriter
+}
+
+type mergeKey struct {
+	target   *Target
+	username string
+}
+
+const maxMerged = 4096
+
+// Match finds the route of a request.
+func (s *Snapshot) Match(x *gateway.Exchange) (t *Target, uri string, ok bool) {
+	return s.table.Match(x)
+}
+
+// Global is the chain of the global rules for a route; t is nil without one.
+func (s *Snapshot) Global(t *Target) *gateway.Chain {
+	if t == nil || t.prefers == "" {
+		return s.all
+	}
+	return s.globals[t.prefers]
+}
+
+// Merge is the chain of a route after a consumer was found. nil: the route's
+// own chain goes on. An error means that a plugin of the consumer cannot run;
+// the request must not go on.
+func (s *Snapshot) Merge(t *Target, c *gateway.Consumer) (*Merged, error) {
+	own := s.named[c.Username]
+	if own == nil || len(own.uses) == 0 {
+		return nil, nil
+	}
+	key := mergeKey{t, c.Username}
+	s.mu.Lock()
+	m := s.merged[key]
+	s.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
+	set := make(map[string]use, len(t.uses)+len(own.uses))
+	for name, u := range t.uses {
+		set[name] = u
+	}
+	for name, u := range own.uses {
+		set[name] = u
+	}
+	list, err := s.live.members(set, s.metadata)
+	if err != nil {
+		return nil, err
+	}
+	m = &Merged{Chain: chainOf(list)}
+	for i := range list {
+		if _, had := t.uses[list[i].plugin.Name]; !had {
+			var c gateway.Chain
+			list[i].addTo(&c)
+			m.Added = append(m.Added, c.Rewrite...)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.merged) >= maxMerged {
+		for k := range s.merged {
+			delete(s.merged, k)
+			break
+		}
+	}
+	s.merged[key] = m
+	return m, nil
+}
+
+// FindConsumer finds a consumer by a credential. It compares hashes, so the
+// time it takes says nothing of the keys there are.
+func (s *Snapshot) FindConsumer(plugin, key string) (*gateway.Consumer, bool) {
+	c, ok := s.consumers[credential(plugin, key)]
+	return c, ok
+}
+
+// ConsumerNamed finds a consumer by its name.
+func (s *Snapshot) ConsumerNamed(username string) (*gateway.Consumer, bool) {
+	if c := s.named[username]; c != nil {
+		return &c.Consumer, true
+	}
+	return nil, false
+}
+
+func credential(plugin, key string) [32]byte {
+	return sha256.Sum256([]byte(plugin + "\x00" + key))
+}
+
+// DemandsClientCert says whether connections for a server name must show a
+// client certificate; requests for such a host must come over such connections.
+func (s *Snapshot) DemandsClientCert(host string) bool { return s.certs.demands(host) }

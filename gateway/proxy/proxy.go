@@ -1,0 +1,421 @@
+// Package proxy is the life of a request: route, plugins, upstream, answer.
+// Serve is that life, read from top to bottom, failures included.
+//
+// It parses no byte of the wire (gateway/engine), compiles no configuration
+// (gateway/live) and holds no policy (plugins).
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"gatehouse/gateway"
+	"gatehouse/gateway/engine"
+	"gatehouse/gateway/live"
+)
+
+// Config is what a Proxy needs.
+type Config struct {
+	Live      interface{ Current() *live.Snapshot }
+	Transport *engine.Transport
+	Log       *slog.Logger
+	// Access gets one line per request at AccessLevel; nil: none.
+	Access      *slog.Logger
+	AccessLevel slog.Level
+	Now         func() time.Time
+	Metrics     prometheus.Registerer // nil: none
+	// Trusted are the peers whose X-Forwarded-* and Forwarded go upstream.
+	Trusted []netip.Prefix
+	// Server is the Server field of answers; "" sends "gatehouse".
+	Server string
+	// ShowUpstreamStatus sends X-APISIX-Upstream-Status with every answer of
+	// an upstream, not only with 5xx.
+	ShowUpstreamStatus bool
+	// Local are handlers of this process, tried before the routes.
+	Local []Local
+}
+
+// Local is a handler that answers every path below Prefix itself.
+type Local struct {
+	Prefix string // "/apisix/admin": this path and those below it
+	// Loopback serves TCP peers on a loopback address only; to others, and to
+	// requests a proxy on this machine passes on for others, the prefix is not
+	// there.
+	Loopback bool
+	Handler  engine.Handler
+}
+
+// Proxy answers requests. It is the engine's Handler.
+type Proxy struct {
+	cfg    Config
+	panics prometheus.Counter
+}
+
+var _ engine.Handler = (*Proxy)(nil)
+
+// New makes a Proxy.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Server == "" {
+		cfg.Server = "gatehouse"
+	}
+	p := &Proxy{cfg: cfg, panics: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "gatehouse_plugin_panics_total", Help: "Requests that ended because a plugin panicked.",
+	})}
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(p.panics); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// Serve answers one request.
+func (p *Proxy) Serve(x *gateway.Exchange, w *engine.Writer) {
+	for i := range p.cfg.Local {
+		if l := &p.cfg.Local[i]; l.takes(x) {
+			l.Handler.Serve(x, w)
+			p.access(x, "")
+			return
+		}
+	}
+	p.flight(x).run(w)
+}
+
+func (l *Local) takes(x *gateway.Exchange) bool {
+	rest, ok := strings.CutPrefix(x.Req.Path, l.Prefix)
+	return ok && (rest == "" || rest[0] == '/') && (!l.Loopback || x.Req.Peer.Addr().IsLoopback())
+}
+
+// flight is a request under way. It lives on the stack of Serve.
+type flight struct {
+	p      *Proxy
+	x      *gateway.Exchange
+	snap   *live.Snapshot
+	target *live.Target
+	global *gateway.Chain
+	chain  *gateway.Chain // of the route, later of the route and the consumer
+	tries  tries
+	failed string // why, for the log
+}
+
+var noChain = &gateway.Chain{}
+
+func (p *Proxy) flight(x *gateway.Exchange) *flight {
+	f := &flight{p: p, x: x, snap: p.cfg.Live.Current(), chain: noChain}
+	x.Consumers = f.snap
+	return f
+}
+
+// run is the life of a request.
+func (f *flight) run(w *engine.Writer) {
+	x := f.x
+	dropHop(x)        // what belongs to the client's connection
+	dropIdentity(x)   // what only this gateway may say
+	f.dropForwarded() // what only a trusted peer may say
+
+	reply := f.guarded(func() *gateway.Reply {
+		f.match()
+		if r := f.misdirected(); r != nil {
+			return r
+		}
+		if r := rewrite(x, f.global.Rewrite); r != nil {
+			return r
+		}
+		if f.target != nil && f.target.Fault == 0 {
+			if r := rewrite(x, f.chain.Rewrite); r != nil {
+				return r
+			}
+			if r := f.merge(); r != nil {
+				return r
+			}
+		}
+		if r := access(x, f.global.Access); r != nil {
+			return r
+		}
+		if f.target == nil {
+			return notFound
+		}
+		if f.target.Fault != 0 {
+			return &gateway.Reply{Status: f.target.Fault}
+		}
+		if r := access(x, f.chain.Access); r != nil {
+			return r
+		}
+		if up := x.Route.Upstream; up == nil || len(up.Nodes) == 0 {
+			return &gateway.Reply{Status: 503}
+		}
+		return nil
+	})
+	if reply == nil {
+		reply = f.forward(w)
+	}
+	if reply != nil && !w.Sent() {
+		f.answer(w, reply)
+	}
+	f.log()
+}
+
+// match finds the route and the chains.
+func (f *flight) match() {
+	x := f.x
+	f.global = f.snap.Global(nil)
+	t, uri, ok := f.snap.Match(x)
+	if !ok {
+		return
+	}
+	f.target, x.Route, x.MatchedURI = t, t.Route, uri
+	f.global, f.chain = f.snap.Global(t), t.Chain
+}
+
+var notFound = &gateway.Reply{
+	Status: 404,
+	Header: []gateway.Field{{Name: "Content-Type", Value: "text/plain; charset=utf-8"}},
+	Body:   []byte("{\"error_msg\":\"404 Route Not Found\"}\n"),
+}
+
+// misdirected refuses a request whose host asks for client certificates and
+// whose connection was opened for another name (RFC 9110, section 15.5.20).
+func (f *flight) misdirected() *gateway.Reply {
+	tls := f.x.Req.TLS
+	if tls == nil || tls.ServerName == f.x.Req.Host {
+		return nil
+	}
+	if len(tls.PeerCertificates) > 0 || f.snap.DemandsClientCert(f.x.Req.Host) {
+		return &gateway.Reply{Status: http.StatusMisdirectedRequest}
+	}
+	return nil
+}
+
+// merge takes in the plugins of the consumer that the rewrite phase found, and
+// runs the rewriters that are new with them.
+func (f *flight) merge() *gateway.Reply {
+	if f.x.Consumer == nil {
+		return nil
+	}
+	m, err := f.snap.Merge(f.target, f.x.Consumer)
+	if err != nil {
+		return &gateway.Reply{Status: 500, Err: err}
+	}
+	if m == nil {
+		return nil
+	}
+	f.chain = m.Chain
+	return rewrite(f.x, m.Added)
+}
+
+func rewrite(x *gateway.Exchange, list []gateway.Rewriter) *gateway.Reply {
+	for _, p := range list {
+		if r := p.Rewrite(x); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+func access(x *gateway.Exchange, list []gateway.Guard) *gateway.Reply {
+	for _, p := range list {
+		if r := p.Access(x); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+func prepare(x *gateway.Exchange, list []gateway.Preparer) *gateway.Reply {
+	for _, p := range list {
+		if r := p.BeforeProxy(x); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// guarded runs plugins; one that panics ends its request, nothing else.
+func (f *flight) guarded(run func() *gateway.Reply) (r *gateway.Reply) {
+	defer func() {
+		if e := recover(); e != nil {
+			f.p.panics.Inc()
+			f.p.cfg.Log.Error("plugin panicked", "route_id", f.routeID(), "path", f.x.Req.Path, "err", e, "stack", string(debug.Stack()))
+			r = &gateway.Reply{Status: 500}
+			f.failed = "plugin panicked"
+		}
+	}()
+	return run()
+}
+
+func (f *flight) routeID() string {
+	if f.x.Route != nil {
+		return f.x.Route.ID
+	}
+	return ""
+}
+
+// answer sends a reply of this gateway: plugins see its header and body.
+func (f *flight) answer(w *engine.Writer, r *gateway.Reply) {
+	x := f.x
+	x.FromUpstream = false
+	body := r.Body
+	x.Resp.Status = r.Status
+	if x.Resp.Status < 200 || x.Resp.Status > 599 {
+		x.Resp.Status = 500
+	}
+	x.Resp.Header.Reset()
+	for _, h := range r.Header {
+		if strings.EqualFold(h.Name, "Set-Cookie") || strings.EqualFold(h.Name, "WWW-Authenticate") {
+			x.Resp.Header.Add(h.Name, h.Value)
+		} else {
+			x.Resp.Header.Set(h.Name, h.Value)
+		}
+	}
+	if r.Err != nil {
+		f.failed = r.Err.Error()
+		f.p.cfg.Log.Warn("request refused", "route_id", f.routeID(), "status", r.Status, "err", r.Err)
+	}
+	bodyless := r.Status == 204 || r.Status == 304
+	if len(body) == 0 && !bodyless {
+		if r.Status >= 300 {
+			var typ string
+			typ, body = engine.Page(r.Status, x.Req.Header.Get("Accept"))
+			x.Resp.Header.Set("Content-Type", typ)
+		}
+	}
+	x.Resp.Length = int64(len(body))
+	f.decorate()
+	if f.headerFilter() != nil { // a filter panicked: the plain error, without it
+		x.Resp.Status = 500
+		var typ string
+		typ, body = engine.Page(500, x.Req.Header.Get("Accept"))
+		x.Resp.Header.Reset()
+		x.Resp.Header.Set("Content-Type", typ)
+		x.Resp.Length = int64(len(body))
+		w.Head()
+		f.write(w, body)
+		return
+	}
+	if f.filtersBody() && !bodyless {
+		if r := f.guarded(func() *gateway.Reply { body = f.bodyFilter(body, true); return nil }); r != nil {
+			x.Resp.Status, body = 500, nil
+		}
+		x.Resp.Length = int64(len(body))
+	}
+	if bodyless {
+		body, x.Resp.Length = nil, -1
+	}
+	w.Head()
+	f.write(w, body)
+}
+
+func (f *flight) write(w *engine.Writer, body []byte) {
+	if f.x.Req.Method != "HEAD" && len(body) > 0 {
+		if _, err := w.Write(body); err != nil {
+			f.failed = "client gone"
+		}
+	}
+}
+
+// decorate adds what goes with every answer, and what plugins asked to add.
+func (f *flight) decorate() {
+	x := f.x
+	x.Resp.Header.Set("Server", f.p.cfg.Server)
+	if f.tries.statuses != "" && (x.Resp.Status >= 500 || f.p.cfg.ShowUpstreamStatus) {
+		x.Resp.Header.Set("X-APISIX-Upstream-Status", f.tries.statuses)
+	}
+	for _, h := range x.Answer.Fields() {
+		if strings.EqualFold(h.Name, "Set-Cookie") {
+			x.Resp.Header.Add(h.Name, h.Value)
+		} else {
+			x.Resp.Header.Set(h.Name, h.Value)
+		}
+	}
+}
+
+func (f *flight) headerFilter() *gateway.Reply {
+	return f.guarded(func() *gateway.Reply {
+		for _, c := range [...]*gateway.Chain{f.global, f.chain} {
+			if c == nil {
+				continue
+			}
+			for _, p := range c.HeaderFilter {
+				p.FilterHeader(f.x)
+			}
+		}
+		return nil
+	})
+}
+
+func (f *flight) filtersBody() bool {
+	return f.global != nil && len(f.global.BodyFilter) > 0 || len(f.chain.BodyFilter) > 0
+}
+
+func (f *flight) bodyFilter(chunk []byte, last bool) []byte {
+	for _, c := range [...]*gateway.Chain{f.global, f.chain} {
+		if c == nil {
+			continue
+		}
+		for _, p := range c.BodyFilter {
+			chunk = p.FilterBody(f.x, chunk, last)
+		}
+	}
+	return chunk
+}
+
+// log runs the loggers and writes the access line.
+func (f *flight) log() {
+	f.guarded(func() *gateway.Reply {
+		for _, c := range [...]*gateway.Chain{f.global, f.chain} {
+			if c == nil {
+				continue
+			}
+			for _, p := range c.Log {
+				p.Log(f.x)
+			}
+		}
+		return nil
+	})
+	f.p.access(f.x, f.failed)
+}
+
+// access writes the one line of a request. The query may hold secrets and
+// stays out.
+func (p *Proxy) access(x *gateway.Exchange, failed string) {
+	if p.cfg.Access == nil || !p.cfg.Access.Enabled(context.Background(), p.cfg.AccessLevel) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 16)
+	attrs = append(attrs,
+		slog.String("client", x.Req.Client.String()),
+		slog.String("method", x.Req.Method),
+		slog.String("host", x.Req.Host),
+		slog.String("path", x.Req.Path),
+		slog.Int("status", x.Resp.Status),
+		slog.Int64("bytes_in", x.BytesIn),
+		slog.Int64("bytes_out", x.BytesOut),
+		slog.Duration("took", p.cfg.Now().Sub(x.Start)),
+	)
+	if x.Route != nil {
+		attrs = append(attrs, slog.String("route_id", x.Route.ID))
+	}
+	if x.Consumer != nil {
+		attrs = append(attrs, slog.String("consumer", x.Consumer.Username))
+	}
+	if x.Node != nil {
+		attrs = append(attrs, slog.String("upstream", x.Node.Addr), slog.Duration("upstream_took", x.UpstreamTime))
+	}
+	if failed != "" {
+		attrs = append(attrs, slog.String("failed", failed))
+	}
+	p.cfg.Access.LogAttrs(context.Background(), p.cfg.AccessLevel, "request", attrs...)
+}
