@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -80,15 +79,25 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	if err != nil {
 		return err
 	}
-	life, err := d.proxy(running, part, api)
-	if err != nil {
-		return err
-	}
 	trusted, err := Prefixes(g.APISIX.TrustedAddresses)
 	if err != nil {
 		return err
 	}
-	_ = trusted
+	pc := proxy.Config{Live: running, Transport: part.transport, Log: d.log, Now: time.Now, Metrics: metrics, Trusted: trusted, ShowUpstreamStatus: g.APISIX.ShowUpstreamStatus}
+	if g.AccessLog {
+		pc.Access = d.log
+	}
+	if g.APISIX.EnableServerTokens {
+		version, _ := Version()
+		pc.Server = "gatehouse/" + version
+	}
+	if g.Deployment.Admin.OnNodeListen {
+		pc.Local = []proxy.Local{{Prefix: "/apisix/admin", Loopback: true, Handler: engine.FromHTTP(api, d.log)}}
+	}
+	life, err := proxy.New(pc)
+	if err != nil {
+		return err
+	}
 	part.server = engine.NewServer(engine.ServerConfig{Handler: life, Log: d.log, Now: time.Now})
 	d.gateway = part
 
@@ -106,7 +115,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 			if err != nil {
 				return err
 			}
-			secure := listen.TLS(l, running.TLSConfig)
+			secure := listen.TLS(l, running, d.log)
 			d.task(func() { d.fail(part.server.Serve(secure)) })
 			d.log.Info("gateway", "addr", l.Addr().String(), "tls", true)
 		}
@@ -174,7 +183,7 @@ var _ gateway.TokenChecker = (*provider)(nil)
 
 // CheckToken answers whether an access token of this process's provider is good.
 func (p *provider) CheckToken(ctx context.Context, raw string) (bool, map[string]any, error) {
-	active, info, err := p.info.Introspect(ctx, raw)
+	active, info, err := p.short.Introspect(ctx, raw)
 	if err != nil || !active {
 		return false, nil, err
 	}
@@ -182,6 +191,6 @@ func (p *provider) CheckToken(ctx context.Context, raw string) (bool, map[string
 	if err != nil {
 		return false, nil, err
 	}
-	var claims map[string]any
-	return true, claims, errors.Join(json.Unmarshal(text, &claims))
+	claims := map[string]any{}
+	return true, claims, json.Unmarshal(text, &claims)
 }

@@ -119,7 +119,20 @@ func MigrationStatus(ctx context.Context, dsn string, w io.Writer) error {
 		_, err := fmt.Fprintln(w, "An embedded database needs no migration.")
 		return err
 	}
-	return postgres.MigrationStatus(ctx, dsn, w)
+	steps, err := postgres.MigrationStatus(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	for _, m := range steps {
+		status := "pending"
+		if m.Applied {
+			status = "applied"
+		}
+		if _, err := fmt.Fprintf(w, "%d\t%s\t%s\n", m.Version, m.Name, status); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func isPostgres(dsn string) bool {

@@ -40,15 +40,9 @@ type provider struct {
 	registry *clients.Registry
 	keys     *keys.Ring
 	desk     *interaction.Desk
-	info     *endpoint.Introspector
+	short    *endpoint.Endpoints
 	public   http.Handler
 	admin    http.Handler
-}
-
-// ready says whether the store answers.
-func (p *provider) ready(ctx context.Context) error {
-	_, err := p.store.Get(ctx, oauth.Ref{Kind: oauth.Clients, Key: ""})
-	return err
 }
 
 func (p *provider) close() error { return p.store.Close() }
@@ -111,9 +105,8 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 	auth := clientauth.New(clientauth.Config{Clients: p.registry, Hasher: hasher, Log: log, Now: time.Now})
 	living := token.NewLiving(p.store, set)
 	tokens := &token.Endpoint{Settings: set, Store: p.store, Living: living, Auth: auth, Mint: maker}
-	p.info = endpoint.NewIntrospector(set, maker, p.store, p.registry)
-	short := endpoint.New(endpoint.Config{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Mint: maker, Keys: p.keys, Introspector: p.info})
 	version, _ := Version()
+	p.short = &endpoint.Endpoints{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Living: living, Mint: maker, Keys: p.keys, Algs: keys.Algs(), Version: version}
 
 	mux := http.NewServeMux()
 	begin := &authorize.Endpoint{Settings: set, Clients: p.registry, Desk: p.desk, Coder: maker, Hints: maker, Pages: shown}
@@ -121,14 +114,14 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 	mux.Handle("/oauth2/token", tokens)
 	mux.Handle("/oauth2/sessions/logout", &session.Logout{Settings: set, Keeper: sessions, Desk: p.desk, Clients: p.registry, Hints: maker, Pages: shown})
 	mux.Handle("/oauth2/fallbacks/", shown.Handler())
-	mux.Handle("/", short)
+	p.short.Public(mux)
 	p.public = mux
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.admin, err = (&admin.Hydra{
-		Store: p.store, Desk: p.desk, Clients: p.registry, Keys: p.keys, Introspect: short.Introspection(),
-		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Ready: p.ready, Version: version,
+		Store: p.store, Desk: p.desk, Clients: p.registry, Keys: p.keys, Introspect: http.HandlerFunc(p.short.ServeIntrospect),
+		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Ready: p.short.StoreAnswers, Version: version,
 		PublicBase: strings.TrimSuffix(set.PublicURL, "/"), Secrets: set.Secrets, Log: log, Now: time.Now,
 	}).Handler()
 	return p, err

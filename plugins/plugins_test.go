@@ -33,7 +33,7 @@ func (k keeper) Keep(key string, make func() any) any {
 }
 
 func env() *gateway.Env {
-	return &gateway.Env{Now: time.Now, Owner: "routes/1", Keep: keeper{}, Metrics: prometheus.NewRegistry()}
+	return &gateway.Env{Now: time.Now, Owner: "routes/1", Keep: keeper{}, Metrics: prometheus.NewRegistry(), SessionSecret: []byte(strings.Repeat("s", 32))}
 }
 
 func TestRunningOrder(t *testing.T) {

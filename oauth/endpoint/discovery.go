@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"gatehouse/oauth/keys"
 	"gatehouse/oauth/token"
 )
 
@@ -47,9 +48,9 @@ type document struct {
 	PromptValues          []string `json:"prompt_values_supported"`
 }
 
-// Discovery serves /.well-known/openid-configuration and
+// discovery serves /.well-known/openid-configuration and
 // /.well-known/oauth-authorization-server.
-func (e *Endpoints) Discovery(w http.ResponseWriter, r *http.Request) {
+func (e *Endpoints) discovery(w http.ResponseWriter, r *http.Request) {
 	auth := []string{"client_secret_post", "client_secret_basic", "none"}
 	body, err := json.Marshal(document{
 		Issuer:                e.Settings.Issuer,
@@ -67,8 +68,8 @@ func (e *Endpoints) Discovery(w http.ResponseWriter, r *http.Request) {
 		Scopes:                []string{"offline_access", "offline", "openid"},
 		TokenAuthMethods:      auth,
 		RevocationAuthMethods: auth,
-		UserinfoAlgs:          append([]string{"none"}, e.Algs...),
-		IDTokenAlgs:           e.Algs,
+		UserinfoAlgs:          append([]string{"none"}, keys.Algs()...),
+		IDTokenAlgs:           keys.Algs(),
 		CodeChallengeMethods:  []string{"S256", "plain"},
 		IssuerInTheResponse:   true,
 		PromptValues:          []string{"none", "login", "consent"},
@@ -80,8 +81,8 @@ func (e *Endpoints) Discovery(w http.ResponseWriter, r *http.Request) {
 	cacheable(w, r, body)
 }
 
-// JWKS serves /.well-known/jwks.json.
-func (e *Endpoints) JWKS(w http.ResponseWriter, r *http.Request) {
+// jwks serves /.well-known/jwks.json.
+func (e *Endpoints) jwks(w http.ResponseWriter, r *http.Request) {
 	body, err := e.Keys.JWKS(r.Context())
 	if err != nil {
 		e.fail(w, r, err)

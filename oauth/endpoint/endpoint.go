@@ -15,7 +15,6 @@ import (
 
 	"gatehouse/oauth"
 	"gatehouse/oauth/mint"
-	"gatehouse/oauth/token"
 )
 
 // Authenticator finds out which client sent a request.
@@ -28,41 +27,64 @@ type KeySet interface {
 	JWKS(ctx context.Context) ([]byte, error)
 }
 
-// Endpoints serves the short endpoints. All fields must be set.
+// Config is what Endpoints need. All fields must be set.
+type Config struct {
+	Settings     *oauth.Settings
+	Store        oauth.Store
+	Clients      oauth.ClientFinder
+	Auth         Authenticator
+	Mint         *mint.Mint
+	Keys         KeySet
+	Introspector *Introspector
+}
+
+// Endpoints serves the short endpoints of the public port.
 type Endpoints struct {
-	Settings *oauth.Settings
-	Store    oauth.Store
-	Clients  oauth.ClientFinder
-	Auth     Authenticator
-	Living   *token.Living
-	Mint     *mint.Mint
-	Keys     KeySet
-	// Algs are the algorithms ID tokens can be signed with.
-	Algs    []string
-	Version string
+	Config
+	mux *http.ServeMux
 }
 
-// Public registers what is served on the public port.
-func (e *Endpoints) Public(mux *http.ServeMux) {
-	mux.HandleFunc("GET /.well-known/openid-configuration", e.Discovery)
-	mux.HandleFunc("GET /.well-known/oauth-authorization-server", e.Discovery)
-	mux.HandleFunc("GET /.well-known/jwks.json", e.JWKS)
-	mux.HandleFunc("GET /userinfo", e.Userinfo)
-	mux.HandleFunc("POST /userinfo", e.Userinfo)
-	mux.HandleFunc("POST /oauth2/revoke", e.Revoke)
-	mux.HandleFunc("GET /health/alive", e.Alive)
-	mux.HandleFunc("GET /health/ready", e.Ready)
-}
+var _ http.Handler = (*Endpoints)(nil)
 
-// Admin registers what is served on the admin port, where nobody is asked who
-// they are.
-func (e *Endpoints) Admin(mux *http.ServeMux) {
-	for _, prefix := range []string{"", "/admin"} {
-		mux.HandleFunc("POST "+prefix+"/oauth2/introspect", e.ServeIntrospect)
+// New returns the endpoints.
+func New(cfg Config) *Endpoints {
+	e := &Endpoints{Config: cfg, mux: http.NewServeMux()}
+	for pattern, serve := range map[string]http.HandlerFunc{
+		"GET /.well-known/openid-configuration":       e.discovery,
+		"GET /.well-known/oauth-authorization-server": e.discovery,
+		"GET /.well-known/jwks.json":                  e.jwks,
+		"GET /userinfo":                               e.userinfo,
+		"POST /userinfo":                              e.userinfo,
+		"POST /oauth2/revoke":                         e.revoke,
+		"GET /health/alive":                           e.alive,
+		"GET /health/ready":                           e.ready,
+		"/":                                           e.nowhere,
+	} {
+		e.mux.HandleFunc(pattern, serve)
 	}
-	mux.HandleFunc("GET /health/alive", e.Alive)
-	mux.HandleFunc("GET /health/ready", e.Ready)
-	mux.HandleFunc("GET /version", e.ServeVersion)
+	return e
+}
+
+func (e *Endpoints) ServeHTTP(w http.ResponseWriter, r *http.Request) { e.mux.ServeHTTP(w, r) }
+
+// Introspection serves POST /admin/oauth2/introspect. It belongs on the admin
+// port: it asks nobody who they are.
+func (e *Endpoints) Introspection() http.Handler { return http.HandlerFunc(e.introspection) }
+
+// nowhere answers for paths there are not, and for other methods.
+func (e *Endpoints) nowhere(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.Header.Get("Accept"), "json") {
+		type problem struct {
+			Code    int    `json:"code"`
+			Message string `json:"message"`
+			Reason  string `json:"reason"`
+		}
+		oauth.WriteJSON(w, http.StatusNotFound, struct {
+			Error problem `json:"error"`
+		}{problem{http.StatusNotFound, "Not Found", "There is nothing at this path, or not for this method."}})
+		return
+	}
+	http.Error(w, "404: there is nothing at this path, or not for this method", http.StatusNotFound)
 }
 
 // fail answers with an error, and logs what is our own fault.

@@ -5,11 +5,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"gatehouse/lib/fault"
 	"gatehouse/oauth"
 	"gatehouse/oauth/mint"
+	"gatehouse/oauth/token"
 )
 
 // Info is what introspection says of a token that is good (RFC 7662, section
@@ -34,11 +34,26 @@ type Info struct {
 	Authorization *oauth.Authorization `json:"-"`
 }
 
+// Introspector says what tokens are good for. All fields must be set. It is
+// safe for concurrent use.
+type Introspector struct {
+	Settings *oauth.Settings
+	Mint     *mint.Mint
+	Living   *token.Living
+	Clients  oauth.ClientFinder
+}
+
+// NewIntrospector returns an Introspector. It should share its Living with the
+// token endpoint: what one has seen the other need not look up.
+func NewIntrospector(s *oauth.Settings, m *mint.Mint, l *token.Living, clients oauth.ClientFinder) *Introspector {
+	return &Introspector{s, m, l, clients}
+}
+
 // Introspect says whether an access or refresh token is good, and what for.
 // It opens the token and asks the store, in one statement, for all that could
 // have ended it. A bad token is no error; the store failing is.
-func (e *Endpoints) Introspect(ctx context.Context, raw string) (bool, *Info, error) {
-	info, err := e.introspect(ctx, raw)
+func (i *Introspector) Introspect(ctx context.Context, raw string) (bool, *Info, error) {
+	info, err := i.open(ctx, raw)
 	switch fault.KindOf(err) {
 	case fault.Invalid, fault.NotFound:
 		return false, nil, nil
@@ -49,43 +64,43 @@ func (e *Endpoints) Introspect(ctx context.Context, raw string) (bool, *Info, er
 	return true, info, nil
 }
 
-func (e *Endpoints) introspect(ctx context.Context, raw string) (*Info, error) {
+func (i *Introspector) open(ctx context.Context, raw string) (*Info, error) {
 	if strings.HasPrefix(raw, mint.RefreshPrefix) {
-		return e.refreshInfo(ctx, raw)
+		return i.refresh(ctx, raw)
 	}
-	info, _, err := e.accessInfo(ctx, raw)
+	info, _, err := i.access(ctx, raw)
 	return info, err
 }
 
-// accessInfo fails with fault.Invalid or fault.NotFound for a token that is
+// access fails with fault.Invalid or fault.NotFound for a token that is
 // not good.
-func (e *Endpoints) accessInfo(ctx context.Context, raw string) (*Info, *mint.Ticket, error) {
-	t, err := e.Mint.OpenAccess(ctx, raw)
+func (i *Introspector) access(ctx context.Context, raw string) (*Info, *mint.Ticket, error) {
+	t, err := i.Mint.OpenAccess(ctx, raw)
 	if err != nil {
 		return nil, nil, err
 	}
 	info := &Info{
-		Active: true, Issuer: e.Settings.Issuer, TokenType: "Bearer", TokenUse: "access_token",
+		Active: true, Issuer: i.Settings.Issuer, TokenType: "Bearer", TokenUse: "access_token",
 		Issued: t.Issued.Unix(), NotBefore: t.Issued.Unix(), Expires: t.Expires.Unix(),
 	}
 	if t.Authorization == "" {
-		if _, err := e.Clients.Client(ctx, t.Client); err != nil {
+		if _, err := i.Clients.Client(ctx, t.Client); err != nil {
 			return nil, nil, err
 		}
-		if err := e.Living.Token(ctx, t.ID, t.Client, t.Issued); err != nil {
+		if err := i.Living.Token(ctx, t.ID, t.Client, t.Issued); err != nil {
 			return nil, nil, err
 		}
 		info.ClientID, info.Subject = t.Client, t.Client
 		info.Scopes, info.Audience = t.Scopes, t.Audience
 	} else {
-		a, err := e.Living.Authorization(ctx, t.Authorization, t.Issued)
+		a, err := i.Living.Authorization(ctx, t.Authorization, t.Issued)
 		if err != nil {
 			return nil, nil, err
 		}
 		if a.Generation != t.Generation { // refreshed since
 			return nil, nil, mint.ErrToken
 		}
-		if _, err := e.Clients.Client(ctx, a.ClientID); err != nil {
+		if _, err := i.Clients.Client(ctx, a.ClientID); err != nil {
 			return nil, nil, err
 		}
 		info.of(a)
@@ -95,19 +110,19 @@ func (e *Endpoints) accessInfo(ctx context.Context, raw string) (*Info, *mint.Ti
 	return info, t, nil
 }
 
-func (e *Endpoints) refreshInfo(ctx context.Context, raw string) (*Info, error) {
-	id, generation, err := e.Mint.OpenRefresh(raw)
+func (i *Introspector) refresh(ctx context.Context, raw string) (*Info, error) {
+	id, generation, err := i.Mint.OpenRefresh(raw)
 	if err != nil {
 		return nil, err
 	}
-	a, err := e.Living.Refreshable(ctx, id)
+	a, err := i.Living.Refreshable(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if a.Generation != generation || (!a.RefreshExpires.IsZero() && !e.Settings.Now().Before(a.RefreshExpires)) {
+	if a.Generation != generation || (!a.RefreshExpires.IsZero() && !i.Settings.Now().Before(a.RefreshExpires)) {
 		return nil, mint.ErrToken
 	}
-	c, err := e.Clients.Client(ctx, a.ClientID)
+	c, err := i.Clients.Client(ctx, a.ClientID)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +130,7 @@ func (e *Endpoints) refreshInfo(ctx context.Context, raw string) (*Info, error) 
 		return nil, mint.ErrToken
 	}
 	info := &Info{
-		Active: true, Issuer: e.Settings.Issuer, TokenType: "Bearer", TokenUse: "refresh_token",
+		Active: true, Issuer: i.Settings.Issuer, TokenType: "Bearer", TokenUse: "refresh_token",
 		Issued: a.IssuedAt.Unix(), NotBefore: a.IssuedAt.Unix(), Scopes: a.Scopes,
 	}
 	if !a.RefreshExpires.IsZero() {
@@ -138,15 +153,15 @@ func (i *Info) finish() {
 	}
 }
 
-// ServeIntrospect serves POST /admin/oauth2/introspect. The form's token is
+// introspection serves POST /admin/oauth2/introspect. The form's token is
 // the token, its scope, if there is one, what the token must be good for.
-func (e *Endpoints) ServeIntrospect(w http.ResponseWriter, r *http.Request) {
+func (e *Endpoints) introspection(w http.ResponseWriter, r *http.Request) {
 	form, err := oauth.ParseForm(w, r)
 	if err != nil {
 		e.fail(w, r, err)
 		return
 	}
-	ok, info, err := e.Introspect(r.Context(), form.Get("token"))
+	ok, info, err := e.Introspector.Introspect(r.Context(), form.Get("token"))
 	if err != nil {
 		e.fail(w, r, err)
 		return
@@ -164,9 +179,4 @@ func (e *Endpoints) ServeIntrospect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	oauth.WriteJSON(w, http.StatusOK, info)
-}
-
-// RevokeClient ends all tokens that were issued to a client until now.
-func (e *Endpoints) RevokeClient(ctx context.Context, client string) error {
-	return e.Store.Put(ctx, oauth.Epoch("", client, e.Settings.Now(), time.Time{}))
 }

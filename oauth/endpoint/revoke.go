@@ -12,11 +12,11 @@ import (
 	"gatehouse/oauth/mint"
 )
 
-// Revoke serves POST /oauth2/revoke (RFC 7009). Revoking any token of an
+// revoke serves POST /oauth2/revoke (RFC 7009). Revoking any token of an
 // authorization ends the authorization. A token that is unknown or dead
 // already is no error; one of another client is, and lives on.
-func (e *Endpoints) Revoke(w http.ResponseWriter, r *http.Request) {
-	if err := e.revoke(w, r); err != nil {
+func (e *Endpoints) revoke(w http.ResponseWriter, r *http.Request) {
+	if err := e.serveRevoke(w, r); err != nil {
 		clientauth.Challenge(w.Header(), r, err)
 		e.fail(w, r, err)
 		return
@@ -25,7 +25,7 @@ func (e *Endpoints) Revoke(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-func (e *Endpoints) revoke(w http.ResponseWriter, r *http.Request) error {
+func (e *Endpoints) serveRevoke(w http.ResponseWriter, r *http.Request) error {
 	form, err := oauth.ParseForm(w, r)
 	if err != nil {
 		return err
@@ -66,18 +66,18 @@ func (e *Endpoints) end(ctx context.Context, c *oauth.Client, raw string) error 
 			if t.Client != c.ID {
 				return errForeign
 			}
-			return e.Living.RevokeToken(ctx, t.ID, t.Client, t.Expires)
+			return e.Introspector.Living.RevokeToken(ctx, t.ID, t.Client, t.Expires)
 		}
 		id, issued = t.Authorization, t.Issued
 	}
-	a, err := e.Living.Authorization(ctx, id, issued)
+	a, err := e.Introspector.Living.Authorization(ctx, id, issued)
 	if err != nil {
 		return err
 	}
 	if a.ClientID != c.ID {
 		return errForeign
 	}
-	return e.Living.Revoke(ctx, id)
+	return e.Introspector.Living.Revoke(ctx, id)
 }
 
 var errForeign = oauth.ErrUnauthorizedClient.WithHint("The token was issued to another client.")

@@ -11,10 +11,10 @@ import (
 	"gatehouse/oauth/mint"
 )
 
-// Userinfo serves GET and POST /userinfo (OpenID Connect Core 1.0, section
+// userinfo serves GET and POST /userinfo (OpenID Connect Core 1.0, section
 // 5.3). The token comes in the Authorization header or in the body (RFC 6750,
 // sections 2.1 and 2.2), never in the query. It must have the scope openid.
-func (e *Endpoints) Userinfo(w http.ResponseWriter, r *http.Request) {
+func (e *Endpoints) userinfo(w http.ResponseWriter, r *http.Request) {
 	raw, err := bearer(w, r)
 	if err != nil {
 		e.refuse(w, r, err)
@@ -24,7 +24,7 @@ func (e *Endpoints) Userinfo(w http.ResponseWriter, r *http.Request) {
 		e.refuse(w, r, nil)
 		return
 	}
-	info, t, err := e.accessInfo(r.Context(), raw)
+	info, t, err := e.Introspector.access(r.Context(), raw)
 	switch {
 	case fault.KindOf(err) == fault.Invalid, fault.KindOf(err) == fault.NotFound:
 		e.refuse(w, r, oauth.ErrInvalidToken.Because(err))
