@@ -183,7 +183,7 @@ var _ gateway.TokenChecker = (*provider)(nil)
 
 // CheckToken answers whether an access token of this process's provider is good.
 func (p *provider) CheckToken(ctx context.Context, raw string) (bool, map[string]any, error) {
-	active, info, err := p.short.Introspect(ctx, raw)
+	active, info, err := p.info.Introspect(ctx, raw)
 	if err != nil || !active {
 		return false, nil, err
 	}

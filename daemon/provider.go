@@ -40,9 +40,15 @@ type provider struct {
 	registry *clients.Registry
 	keys     *keys.Ring
 	desk     *interaction.Desk
-	short    *endpoint.Endpoints
+	info     *endpoint.Introspector
 	public   http.Handler
 	admin    http.Handler
+}
+
+// ready says whether the store answers.
+func (p *provider) ready(ctx context.Context) error {
+	_, err := p.store.Get(ctx, oauth.Ref{Kind: oauth.Clients, Key: "?"})
+	return err
 }
 
 func (p *provider) close() error { return p.store.Close() }
@@ -106,7 +112,8 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 	living := token.NewLiving(p.store, set)
 	tokens := &token.Endpoint{Settings: set, Store: p.store, Living: living, Auth: auth, Mint: maker}
 	version, _ := Version()
-	p.short = &endpoint.Endpoints{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Living: living, Mint: maker, Keys: p.keys, Algs: keys.Algs(), Version: version}
+	p.info = endpoint.NewIntrospector(set, maker, living, p.registry)
+	short := endpoint.New(endpoint.Config{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Mint: maker, Keys: p.keys, Introspector: p.info})
 
 	mux := http.NewServeMux()
 	begin := &authorize.Endpoint{Settings: set, Clients: p.registry, Desk: p.desk, Coder: maker, Hints: maker, Pages: shown}
@@ -114,14 +121,14 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 	mux.Handle("/oauth2/token", tokens)
 	mux.Handle("/oauth2/sessions/logout", &session.Logout{Settings: set, Keeper: sessions, Desk: p.desk, Clients: p.registry, Hints: maker, Pages: shown})
 	mux.Handle("/oauth2/fallbacks/", shown.Handler())
-	p.short.Public(mux)
+	mux.Handle("/", short)
 	p.public = mux
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.admin, err = (&admin.Hydra{
-		Store: p.store, Desk: p.desk, Clients: p.registry, Keys: p.keys, Introspect: http.HandlerFunc(p.short.ServeIntrospect),
-		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Ready: p.short.StoreAnswers, Version: version,
+		Store: p.store, Desk: p.desk, Clients: p.registry, Keys: p.keys, Introspect: short.Introspection(),
+		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Ready: p.ready, Version: version,
 		PublicBase: strings.TrimSuffix(set.PublicURL, "/"), Secrets: set.Secrets, Log: log, Now: time.Now,
 	}).Handler()
 	return p, err

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // guard stands between the socket and net/http on an HTTP/1 connection. It
@@ -56,7 +57,10 @@ func (g *guard) Read(p []byte) (int, error) {
 				return n, nil
 			}
 			return g.Conn.Read(p)
-		case g.dead || g.cut.Load():
+		case g.cut.Load():
+			g.linger()
+			return 0, io.EOF
+		case g.dead:
 			return 0, io.EOF
 		case g.body > 0:
 			n, err := g.take(p[:min(int64(len(p)), g.body)])
@@ -70,6 +74,22 @@ func (g *guard) Read(p []byte) (int, error) {
 		}
 	}
 }
+
+// linger reads on for a moment and throws it away: a client that is still
+// sending when the connection closes would lose the answer to a reset.
+func (g *guard) linger() {
+	if g.dead {
+		return
+	}
+	g.dead, g.in = true, nil
+	_ = g.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.CopyN(io.Discard, g.Conn, lingerBytes)
+}
+
+const (
+	lingerTime  = 2 * time.Second
+	lingerBytes = 16 << 20
+)
 
 // take reads what was received before from the socket.
 func (g *guard) take(p []byte) (int, error) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"sort"
@@ -21,7 +22,7 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 	g := r.Context().Value(connKey{}).(*guard)
 	x := s.pool.Get().(*gateway.Exchange)
 	w := &Writer{srv: s, rw: rw, rc: http.NewResponseController(rw), req: r, x: x}
-	x.Ctx, x.Start = r.Context(), s.cfg.Now()
+	x.Ctx, x.Now, x.Start = r.Context(), s.cfg.Now, s.cfg.Now()
 	x.Req.Peer, x.Req.Local, x.Req.TLS = g.peer, g.local, g.tls
 	x.Req.Scheme = "http"
 	fail := 0
@@ -230,7 +231,9 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	if b.failed.Load() {
 		return 0, ErrClient
 	}
-	_ = b.rc.SetReadDeadline(time.Now().Add(b.limit))
+	if _ = b.rc.SetReadDeadline(time.Now().Add(b.limit)); b.failed.Load() { // stopped in between
+		return 0, ErrClient
+	}
 	n, err := b.src.Read(p)
 	b.n += int64(n)
 	switch {
@@ -262,14 +265,17 @@ func FromHTTP(h http.Handler, log *slog.Logger) Handler {
 		for _, f := range x.Req.Header.Fields() {
 			r.Header.Add(f.Name, f.Value)
 		}
-		u, err := r.URL.Parse(x.Req.Target)
-		if err != nil || !strings.HasPrefix(x.Req.Target, "/") {
+		target := x.Req.Target
+		if x.Out.Target != "" {
+			target = x.Out.Target
+		}
+		u, err := url.ParseRequestURI(target)
+		if err != nil {
 			log.Debug("target refused", "err", err)
 			w.Refuse(http.StatusBadRequest)
 			return
 		}
-		u.Scheme, u.Host = "", ""
-		r.URL, r.RequestURI, r.Host, r.TLS = u, x.Req.Target, x.Req.Authority, x.Req.TLS
+		r.URL, r.RequestURI, r.Host, r.TLS = u, target, x.Req.Authority, x.Req.TLS
 		r.RemoteAddr = x.Req.Peer.String()
 		if x.Req.Body != nil {
 			r.Body = io.NopCloser(x.Req.Body)

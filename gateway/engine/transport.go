@@ -40,7 +40,7 @@ type Call struct {
 	// StopBody makes a blocked read of Body return, for when the answer is
 	// complete before the request is; needed with a Body that can block.
 	StopBody func()
-	Upgrade              string          // ask to switch to this protocol
+	Upgrade  string // ask to switch to this protocol
 	// Info is told of interim answers; may be nil.
 	Info func(status int, h *gateway.Header)
 }

@@ -94,12 +94,28 @@ func (f *flight) trusted() bool {
 	return false
 }
 
-// outgoing makes the header for the upstream: the client's as plugins left it,
-// without the connection's fields, and what we observed of the client.
+// setForwarded writes what we observed of the client, before plugins run: they
+// read it, and an operator's plugin may still change it.
+func (f *flight) setForwarded() {
+	x := f.x
+	trusted := f.trusted()
+	for _, o := range [...]struct{ name, value string }{
+		{"X-Forwarded-Proto", x.Req.Scheme},
+		{"X-Forwarded-Host", x.Req.Authority},
+		{"X-Forwarded-Port", f.port()},
+	} {
+		if !trusted || x.Req.Header.Get(o.name) == "" {
+			x.Req.Header.Del(o.name)
+			x.Req.Header.Add(o.name, o.value)
+		}
+	}
+}
+
+// outgoing makes the header for the upstream: the client's address, and the
+// request's fields as plugins left them without those of the connection.
 func (f *flight) outgoing(to *gateway.Header) {
 	x := f.x
 	to.Reset()
-	trusted := f.trusted()
 	client := x.Req.Client
 	if !client.IsValid() {
 		client = netip.IPv4Unspecified()
@@ -107,7 +123,7 @@ func (f *flight) outgoing(to *gateway.Header) {
 	ip := client.String()
 	to.Add("X-Real-IP", ip)
 	chain := ip
-	if trusted || len(f.p.cfg.Trusted) == 0 {
+	if len(f.p.cfg.Trusted) == 0 || f.trusted() {
 		var list []string
 		for v := range x.Req.Header.Values("X-Forwarded-For") {
 			list = append(list, v)
@@ -117,37 +133,12 @@ func (f *flight) outgoing(to *gateway.Header) {
 		}
 	}
 	to.Add("X-Forwarded-For", chain)
-	for _, o := range [...]struct{ name, value string }{
-		{"X-Forwarded-Proto", x.Req.Scheme},
-		{"X-Forwarded-Host", x.Req.Authority},
-		{"X-Forwarded-Port", f.port()},
-	} {
-		if v := x.Req.Header.Get(o.name); trusted && v != "" {
-			o.value = v
-		}
-		to.Add(o.name, o.value)
-	}
 	for _, h := range x.Req.Header.Fields() {
-		if isHop(h.Name) || isObserved(h.Name) {
+		if isHop(h.Name) || strings.EqualFold(h.Name, "X-Real-IP") || strings.EqualFold(h.Name, "X-Forwarded-For") {
 			continue
 		}
 		to.Add(h.Name, h.Value)
 	}
-}
-
-// isObserved names the fields outgoing writes itself.
-func isObserved(name string) bool {
-	switch len(name) {
-	case 9:
-		return strings.EqualFold(name, "X-Real-IP")
-	case 15:
-		return strings.EqualFold(name, "X-Forwarded-For")
-	case 16:
-		return strings.EqualFold(name, "X-Forwarded-Host") || strings.EqualFold(name, "X-Forwarded-Port")
-	case 17:
-		return strings.EqualFold(name, "X-Forwarded-Proto")
-	}
-	return false
 }
 
 // port is the port the client named, else the one it reached.

@@ -45,9 +45,8 @@ type Config struct {
 // Local is a handler that answers every path below Prefix itself.
 type Local struct {
 	Prefix string // "/apisix/admin": this path and those below it
-	// Loopback serves TCP peers on a loopback address only; to others, and to
-	// requests a proxy on this machine passes on for others, the prefix is not
-	// there.
+	// Loopback serves TCP peers on a loopback address only, whatever header
+	// fields say; for others the prefix is not there.
 	Loopback bool
 	Handler  engine.Handler
 }
@@ -125,6 +124,7 @@ func (f *flight) run(w *engine.Writer) {
 	dropHop(x)        // what belongs to the client's connection
 	dropIdentity(x)   // what only this gateway may say
 	f.dropForwarded() // what only a trusted peer may say
+	f.setForwarded()  // what we saw instead
 
 	reply := f.guarded(func() *gateway.Reply {
 		f.match()

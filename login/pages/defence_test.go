@@ -47,23 +47,25 @@ func TestForgedForms(t *testing.T) {
 	type attack struct {
 		name   string
 		header http.Header
-		change func(b *browser, form url.Values)
+		change func(b *browser, d *desk, form url.Values)
 	}
 	site := func(s string) http.Header { return http.Header{"Sec-Fetch-Site": {s}} }
 	for _, a := range []attack{
-		{"no cookie", site("same-origin"), func(b *browser, _ url.Values) { b.cookies = nil }},
-		{"no token", site("same-origin"), func(_ *browser, f url.Values) { f.Del("_csrf") }},
-		{"token cut to nothing useful", site("same-origin"), func(_ *browser, f url.Values) { f.Set("_csrf", f.Get("_csrf")[:20]) }},
-		{"token of another challenge", site("same-origin"), func(_ *browser, f url.Values) { f.Set("challenge", "in2") }},
-		{"token of another page", site("same-origin"), func(b *browser, f url.Values) {
-			f.Set("_csrf", b.fill("consent", "ask", nil).Get("_csrf"))
+		{"no cookie", site("same-origin"), func(b *browser, _ *desk, _ url.Values) { b.cookies = nil }},
+		{"no token", site("same-origin"), func(_ *browser, _ *desk, f url.Values) { f.Del("_csrf") }},
+		{"token cut to nothing useful", site("same-origin"), func(_ *browser, _ *desk, f url.Values) { f.Set("_csrf", f.Get("_csrf")[:20]) }},
+		{"token of another challenge", site("same-origin"), func(_ *browser, _ *desk, f url.Values) { f.Set("challenge", "in2") }},
+		{"token of another page", site("same-origin"), func(b *browser, d *desk, f url.Values) {
+			in := d.challenges["in"]
+			d.challenges["in"] = d.challenges["ask"]
+			f.Set("_csrf", b.fill("consent", "in", nil).Get("_csrf"))
+			d.challenges["in"] = in
 		}},
-		{"cookie and token of another browser mixed", site("same-origin"), func(b *browser, _ url.Values) {
-			b.cookies = nil
+		{"cookie and token of another browser mixed", site("same-origin"), func(b *browser, _ *desk, _ url.Values) {
 			b.cookies = map[string]string{}
 			b.get("/login?login_challenge=in")
 		}},
-		{"planted cookie that we did not make", site("same-origin"), func(b *browser, _ url.Values) {
+		{"planted cookie that we did not make", site("same-origin"), func(b *browser, _ *desk, _ url.Values) {
 			b.cookies["__Host-gatehouse_form"] = "AAAAAAAAAAAAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAA"
 		}},
 		{"cross-site", site("cross-site"), nil},
@@ -74,7 +76,7 @@ func TestForgedForms(t *testing.T) {
 		b, d, p := setup(t)
 		form := b.fill("login", "in", right)
 		if a.change != nil {
-			a.change(b, form)
+			a.change(b, d, form)
 		}
 		b.header = a.header
 		r := b.do("POST", "/login", form.Encode())

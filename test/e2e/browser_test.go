@@ -36,21 +36,24 @@ func browser(t *testing.T, dataDir string) context.Context {
 	alloc, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, cancelTab := chromedp.NewContext(alloc)
 	t.Cleanup(func() { cancelTab(); cancel() })
+	if err := chromedp.Do(ctx); err != nil { // starts it
+		t.Fatal(err)
+	}
 	ctx, cancelTime := context.WithTimeout(ctx, 3*time.Minute)
 	t.Cleanup(cancelTime)
 	return ctx
 }
 
 // do runs browser actions; each must be done within 30 s.
-func do(t *testing.T, ctx context.Context, what string, actions ...chromedp.Action) {
+func do(t *testing.T, ctx context.Context, what string, actions ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	step, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if err := chromedp.Run(step, actions...); err != nil {
-		var url, body string
+	if err := chromedp.Do(step, actions...); err != nil {
 		again, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		chromedp.Run(again, chromedp.Location(&url), chromedp.Text("body", &body, chromedp.ByQuery))
+		url, _ := chromedp.Run(again, chromedp.Location())
+		body, _ := chromedp.Run(again, chromedp.Text(chromedp.CSS("body")))
 		t.Fatalf("%s: %v\nat %s:\n%s", what, err, url, body)
 	}
 }
@@ -58,16 +61,30 @@ func do(t *testing.T, ctx context.Context, what string, actions ...chromedp.Acti
 // signIn fills the login app's form and allows access.
 func signIn(t *testing.T, ctx context.Context, email, password string) {
 	t.Helper()
-	do(t, ctx, "sign-in page", chromedp.WaitVisible("#email"), picture("sign-in"))
-	do(t, ctx, "signing in", chromedp.SendKeys("#email", email), chromedp.SendKeys("#password", password), chromedp.Click("#submit"))
-	do(t, ctx, "consent page", chromedp.WaitVisible("#accept"), picture("consent"))
-	do(t, ctx, "allowing access", chromedp.Click("#accept"))
+	do(t, ctx, "sign-in page", chromedp.WaitVisible(chromedp.CSS("#email")), picture("sign-in"))
+	do(t, ctx, "signing in", chromedp.SendKeys(chromedp.CSS("#email"), email), chromedp.SendKeys(chromedp.CSS("#password"), password), chromedp.Click(chromedp.CSS("#submit")))
+	do(t, ctx, "consent page", chromedp.WaitVisible(chromedp.CSS("#accept")), picture("consent"))
+	do(t, ctx, "allowing access", chromedp.Click(chromedp.CSS("#accept")))
 }
 
-// bodyText waits until the page's text contains want and returns it all.
+// bodyHas waits until the page's text contains want.
 func bodyHas(t *testing.T, ctx context.Context, what, want string) {
 	t.Helper()
-	do(t, ctx, what, chromedp.Poll(`document.body && document.body.innerText.includes(`+jsString(want)+`)`, nil))
+	step, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		// A page that is just being left gives an error: ask the next one.
+		if ok, err := chromedp.Run(step, chromedp.Evaluate[bool](`!!document.body && document.body.innerText.includes(`+jsString(want)+`)`)); err == nil && ok {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-step.Done():
+			do(t, ctx, what+": no "+want, chromedp.Func(func(context.Context, *chromedp.Target) error { return step.Err() }))
+		}
+	}
 }
 
 func jsString(s string) string {
@@ -76,14 +93,14 @@ func jsString(s string) string {
 
 // picture keeps a screenshot in the directory GATEHOUSE_PICTURES names, if any:
 // that is how docs/images is made.
-func picture(name string) chromedp.Action {
-	return chromedp.ActionFunc(func(ctx context.Context) error {
+func picture(name string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		dir := os.Getenv("GATEHOUSE_PICTURES")
 		if dir == "" {
 			return nil
 		}
-		var png []byte
-		if err := chromedp.CaptureScreenshot(&png).Do(ctx); err != nil {
+		png, err := chromedp.CaptureScreenshot()(ctx, t)
+		if err != nil {
 			return err
 		}
 		return os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)

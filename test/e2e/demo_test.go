@@ -50,8 +50,9 @@ func TestDemo(t *testing.T) {
 	do(t, tab, "picture", picture("page"))
 	do(t, tab, "reloading", chromedp.Reload())
 	bodyHas(t, tab, "the sample page again", "You are in")
-	do(t, tab, "signing out", chromedp.Click("#logout"), chromedp.WaitVisible("#accept"), picture("logout"), chromedp.Click("#accept"))
-	do(t, tab, "opening again", chromedp.Navigate(said["open"]), chromedp.WaitVisible("#email"))
+	do(t, tab, "signing out", chromedp.Click(chromedp.CSS("#logout")), chromedp.WaitVisible(chromedp.CSS("#accept")), picture("logout"), chromedp.Click(chromedp.CSS("#accept")))
+	do(t, tab, "back at the page, which asks to sign in", chromedp.WaitVisible(chromedp.CSS("#email")))
+	do(t, tab, "opening again", chromedp.Navigate(said["open"]), chromedp.WaitVisible(chromedp.CSS("#email")))
 
 	if fi, err := os.Stat(filepath.Join(data, "admin.key")); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("admin.key: %v, %v", fi, err)

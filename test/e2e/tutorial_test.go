@@ -93,7 +93,7 @@ echo $SECRETS_SYSTEM`))
 		user.wait(want, func() bool { return strings.Contains(user.output(), want) })
 	}
 	first := browser(t, data)
-	do(t, first, "home of token user", chromedp.Navigate("http://127.0.0.1:9010/"), chromedp.WaitVisible("#authorize"), chromedp.Click("#authorize"))
+	do(t, first, "home of token user", chromedp.Navigate("http://127.0.0.1:9010/"), chromedp.WaitVisible(chromedp.CSS("#authorize")), chromedp.Click(chromedp.CSS("#authorize")))
 	signIn(t, first, email, password)
 	bodyHas(t, first, "tokens", "Access Token")
 	select {
@@ -155,12 +155,10 @@ echo $SECRETS_SYSTEM`))
 	bodyHas(t, tab, "the upstream's page", "Welcome to nginx!")
 	do(t, tab, "reloading", chromedp.Reload())
 	bodyHas(t, tab, "the upstream's page after a reload, without a sign-in", "Welcome to nginx!")
-	var at string
-	do(t, tab, "address", chromedp.Location(&at))
-	if at != open {
-		t.Errorf("the browser is at %s, want %s", at, open)
+	if at, err := chromedp.Run(tab, chromedp.Location()); err != nil || at != open {
+		t.Errorf("the browser is at %s (%v), want %s", at, err, open)
 	}
-	do(t, tab, "signing out", chromedp.Navigate("http://127.0.0.1:9080/logout"), chromedp.WaitVisible("#accept"), picture("logout"), chromedp.Click("#accept"))
+	do(t, tab, "signing out", chromedp.Navigate("http://127.0.0.1:9080/logout"), chromedp.WaitVisible(chromedp.CSS("#accept")), picture("logout"), chromedp.Click(chromedp.CSS("#accept")))
 	bodyHas(t, tab, "the signed-out page", "signed out")
-	do(t, tab, "opening the page again", chromedp.Navigate(open), chromedp.WaitVisible("#email"))
+	do(t, tab, "opening the page again", chromedp.Navigate(open), chromedp.WaitVisible(chromedp.CSS("#email")))
 }
