@@ -79,8 +79,6 @@ func (x *Exchange) Var(name string) (string, bool) {
 			return "", false
 		}
 		return some(x.Req.TLS.ServerName)
-	case "http_upgrade":
-		return x.Req.field("upgrade")
 	case "status":
 		if x.Resp.Status == 0 {
 			return "", false

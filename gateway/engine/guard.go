@@ -65,6 +65,7 @@ func (g *guard) Read(p []byte) (int, error) {
 		case g.body > 0:
 			n, err := g.take(p[:min(int64(len(p)), g.body)])
 			g.body -= int64(n)
+			g.dead = g.dead || err != nil // what follows could not be told from the body
 			return n, err
 		case g.chunk != nil:
 			return g.readChunked(p)
@@ -104,6 +105,7 @@ func (g *guard) take(p []byte) (int, error) {
 func (g *guard) readChunked(p []byte) (int, error) {
 	n, err := g.take(p)
 	if n == 0 {
+		g.dead = err != nil
 		return 0, err
 	}
 	used, bad := g.chunk.scan(p[:n])

@@ -76,8 +76,14 @@ func (s *Server) end(x *gateway.Exchange, w *Writer) {
 		if x.Req.Upgrade != "" {
 			w.guard.hold.Store(false)
 		}
-		if w.body != nil && w.body.failed.Load() {
+		switch b := w.body; {
+		case b == nil || b.eof.Load():
+		case b.failed.Load():
 			w.guard.cut.Store(true)
+		case w.expects() && b.n == 0: // the client was never told to send it
+			_ = w.rc.SetReadDeadline(time.Unix(1, 0))
+		default: // net/http reads a short rest, to go on with the connection
+			_ = w.rc.SetReadDeadline(time.Now().Add(lingerTime))
 		}
 	}
 	aborted := w.aborted && !w.hijacked

@@ -66,13 +66,16 @@ func (w *Writer) Head() {
 		values[len(fields)] = strconv.FormatInt(x.Resp.Length, 10)
 		out["Content-Length"] = values[len(fields):]
 	}
-	if w.guard != nil && w.body != nil && !w.body.eof.Load() && w.body.n == 0 && w.req.Header.Get("Expect") != "" {
+	if w.guard != nil && w.expects() && w.body != nil && !w.body.eof.Load() && w.body.n == 0 {
 		out["Connection"] = []string{"close"} // the body was never asked for; it may come or not
 	}
 	x.BytesOut += int64(size)
 	w.deadline()
 	w.rw.WriteHeader(x.Resp.Status)
 }
+
+// expects says whether the client waits for 100 Continue.
+func (w *Writer) expects() bool { return w.req.Header.Get("Expect") != "" }
 
 // special returns the spelling net/http looks for, and false for fields that
 // are the engine's to write.

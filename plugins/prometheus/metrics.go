@@ -38,6 +38,7 @@ type metrics struct {
 	bandwidth *prometheus.CounterVec
 	requests  prometheus.Counter
 	overflow  prometheus.Counter
+	max       int // maxSeries, but for tests
 
 	mu        sync.RWMutex
 	statuses  map[statusKey]prometheus.Counter // guarded by mu
@@ -138,7 +139,7 @@ func (m *metrics) of(off *disabled, k statusKey, proxied bool) series {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.statuses) >= maxSeries || len(m.latencies) >= maxSeries || len(m.bytes) >= maxSeries {
+	if len(m.statuses) >= m.max || len(m.latencies) >= m.max || len(m.bytes) >= m.max {
 		// What is there already still counts; what is not loses its labels.
 		m.full()
 		if s.status == nil {
@@ -199,6 +200,6 @@ func (m *metrics) full() {
 	m.overflow.Inc()
 	if !m.warned && m.log != nil {
 		m.warned = true
-		m.log.Warn("too many series; requests are counted without labels", "max_series", maxSeries)
+		m.log.Warn("too many series; requests are counted without labels", "max_series", m.max)
 	}
 }

@@ -69,7 +69,7 @@ type result struct {
 // register makes the metrics and puts them into the registry, or takes those
 // an earlier instance put there.
 func register(r prometheus.Registerer, log *slog.Logger) *result {
-	m := &metrics{log: log, statuses: map[statusKey]prometheus.Counter{}, latencies: map[latencyKey]*latencies{}, bytes: map[flowKey]*bytes{}}
+	m := &metrics{log: log, max: maxSeries, statuses: map[statusKey]prometheus.Counter{}, latencies: map[latencyKey]*latencies{}, bytes: map[flowKey]*bytes{}}
 	m.status = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_http_status", Help: "Answers by status and what they were for."}, statusLabels[:])
 	m.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apisix_http_latency", Help: "Milliseconds a request took: whole, in the upstream, in the gateway.", Buckets: buckets}, flowLabels[:])
 	m.bandwidth = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_bandwidth", Help: "Bytes received from and sent to clients."}, flowLabels[:])

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -41,6 +42,8 @@ type database struct {
 	write   *writer
 	writeDB *sql.DB
 	readDB  *sql.DB
+
+	closed atomic.Bool // from the beginning of close on
 
 	mu    sync.Mutex
 	stmts map[string]*sql.Stmt // guarded by mu; for readers, by their text
@@ -148,6 +151,7 @@ func (d *database) migrate(ctx context.Context, name string) error {
 // close ends the writer after what it has begun, folds the log into the file
 // and gives up the lock. It may be called at any stage of open.
 func (d *database) close() error {
+	d.closed.Store(true)
 	var errs []error
 	if d.write != nil {
 		errs = append(errs, d.write.stop())
@@ -244,6 +248,9 @@ func (d *database) failed(doing string, err error) error {
 		return err
 	}
 	err = fmt.Errorf("%s %s: %w", doing, d.path, err)
+	if d.closed.Load() {
+		return fault.Wrap(fault.Unavailable, "the store is closed", err)
+	}
 	if e := (*sqlite.Error)(nil); errors.As(err, &e) {
 		switch e.Code() & 0xff {
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:

@@ -174,6 +174,12 @@ func TestClosed(t *testing.T) {
 	if err := r.Put(t.Context(), oauth.Record{Kind: oauth.Flows, Key: "k"}); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("Put on a closed store: %v", err)
 	}
+	if _, err := r.Get(t.Context(), oauth.Ref{Kind: oauth.Flows, Key: "k"}); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("Get on a closed store: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("closing twice: %v", err)
+	}
 }
 
 // TestGone: a write whose caller gave up before its turn is not made.

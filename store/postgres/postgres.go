@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/puddle/v2"
 
 	"gatehouse/lib/fault"
 )
@@ -142,6 +143,9 @@ func failed(doing string, err error) error {
 	err = fmt.Errorf("%s PostgreSQL: %w", doing, err)
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !isConnect(err) {
 		return err
+	}
+	if errors.Is(err, puddle.ErrClosedPool) {
+		return fault.Wrap(fault.Unavailable, "the store is closed", err)
 	}
 	if n := net.Error(nil); isConnect(err) || errors.As(err, &n) || pgconn.SafeToRetry(err) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -276,6 +276,9 @@ func TestClosed(t *testing.T) {
 	if err := <-ended; fault.KindOf(err) != fault.Unavailable {
 		t.Fatalf("the watch ended with %v", err)
 	}
+	if _, err := s.Get(t.Context(), oauth.Ref{Kind: oauth.Clients, Key: "c"}); fault.KindOf(err) != fault.Unavailable {
+		t.Fatalf("Get on a closed store: %v", err)
+	}
 }
 
 func BenchmarkPut(b *testing.B) {
