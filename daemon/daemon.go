@@ -54,7 +54,7 @@ type Daemon struct {
 }
 
 // Start opens and serves the parts. When it fails, nothing is left running.
-func Start(ctx context.Context, c *Config, parts Parts, talk io.Writer) (d *Daemon, err error) {
+func Start(ctx context.Context, c *Config, parts Parts, talk io.Writer) (*Daemon, error) {
 	log := newLog(c, talk)
 	if err := ensureDir(c.Data); err != nil {
 		return nil, err
@@ -64,30 +64,31 @@ func Start(ctx context.Context, c *Config, parts Parts, talk io.Writer) (d *Daem
 		return nil, err
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	d = &Daemon{Config: c, log: log, ca: ca, servers: &servers{log: log}, cancel: cancel, failed: make(chan error, 1)}
-	defer func() {
-		if err != nil {
-			d.stop()
-		}
-	}()
-	if parts.Provider {
-		if err := d.startProvider(run, parts); err != nil {
-			return nil, err
-		}
-	}
-	if parts.Login {
-		if err := d.startLogin(run); err != nil {
-			return nil, err
-		}
-	}
-	if parts.Gateway {
-		if err := d.startGateway(run, talk); err != nil {
-			return nil, err
-		}
+	d := &Daemon{Config: c, log: log, ca: ca, servers: &servers{log: log}, cancel: cancel, failed: make(chan error, 1)}
+	if err := d.open(run, parts, talk); err != nil {
+		return nil, errors.Join(err, d.stop())
 	}
 	d.servers.start(d.fail)
 	log.Info("started", "data", c.Data)
 	return d, nil
+}
+
+// open opens the databases and ports of the parts.
+func (d *Daemon) open(run context.Context, parts Parts, talk io.Writer) error {
+	if parts.Provider {
+		if err := d.startProvider(run, parts); err != nil {
+			return err
+		}
+	}
+	if parts.Login {
+		if err := d.startLogin(run); err != nil {
+			return err
+		}
+	}
+	if parts.Gateway {
+		return d.startGateway(run, talk)
+	}
+	return nil
 }
 
 // Wait serves until ctx ends or a part fails, then stops everything.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"gatehouse/login/pages"
@@ -31,7 +32,7 @@ func (d *Daemon) startLogin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	app, err := pages.New(pages.Config{Desk: desk, Users: users, Secret: []byte(secret), Ready: ready, Log: d.log, Now: time.Now})
+	app, err := pages.New(pages.Config{Desk: desk, Users: users, Secret: []byte(secret), Secure: strings.HasPrefix(c.Provider.URLs.Login, "https://"), Ready: ready, Log: d.log, Now: time.Now})
 	if err != nil {
 		return err
 	}

@@ -74,39 +74,43 @@ func openRecords(ctx context.Context, c *Config) (recordStore, error) {
 }
 
 // openProvider opens the provider's database and keys and wires its rooms.
-func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider, err error) {
+func openProvider(ctx context.Context, c *Config, log *slog.Logger) (*provider, error) {
 	set, err := settings(c, log)
 	if err != nil {
 		return nil, err
 	}
-	p = &provider{settings: set}
+	p := &provider{settings: set}
 	if p.store, err = openRecords(ctx, c); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.store.Close())
-		}
-	}()
+	if err := p.open(ctx, log); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+// open wires the provider's rooms around its store.
+func (p *provider) open(ctx context.Context, log *slog.Logger) (err error) {
+	set := p.settings
 	if p.keys, err = keys.Open(ctx, keys.Config{Store: p.store, Secrets: set.Secrets, Alg: set.SigningAlg, Log: log, Now: time.Now}); err != nil {
-		return nil, err
+		return err
 	}
 	hasher := phc.New(2, 64)
 	p.registry = clients.New(clients.Config{Store: p.store, Hasher: hasher, SigningAlgs: keys.Algs(), Log: log, Now: time.Now})
 	maker, err := mint.New(set, p.keys)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	sessions, err := session.New(set, p.store)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if p.desk, err = interaction.New(set, p.store, p.registry, sessions); err != nil {
-		return nil, err
+		return err
 	}
 	shown, err := fallback.New()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	auth := clientauth.New(clientauth.Config{Clients: p.registry, Hasher: hasher, Log: log, Now: time.Now})
 	living := token.NewLiving(p.store, set)
@@ -131,7 +135,7 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (p *provider
 		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), Ready: p.ready, Version: version,
 		PublicBase: strings.TrimSuffix(set.PublicURL, "/"), Secrets: set.Secrets, Log: log, Now: time.Now,
 	}).Handler()
-	return p, err
+	return err
 }
 
 // run does what must be done beside serving, until ctx ends.

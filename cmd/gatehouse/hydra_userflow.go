@@ -132,9 +132,13 @@ func (u *userFlow) run(ctx context.Context) error {
 	case err = <-failed:
 		return err
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	// Browsers hold connections open that they never use.
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	return errors.Join(err, srv.Shutdown(stop))
+	if srv.Shutdown(stop) != nil {
+		srv.Close()
+	}
+	return err
 }
 
 // begin remembers a new attempt and returns where it starts.

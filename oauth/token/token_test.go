@@ -26,12 +26,13 @@ import (
 	"gatehouse/oauth/keys"
 	"gatehouse/oauth/mint"
 	"gatehouse/oauth/token"
+	"gatehouse/store/embedded"
 	"gatehouse/store/memory"
 )
 
 // counting counts statements and can be made to fail.
 type counting struct {
-	*memory.Records
+	oauth.Store
 	reads, writes atomic.Int64
 	broken        atomic.Bool
 }
@@ -43,7 +44,7 @@ func (c *counting) Get(ctx context.Context, refs ...oauth.Ref) ([]oauth.Record, 
 	if c.broken.Load() {
 		return nil, errBroken
 	}
-	return c.Records.Get(ctx, refs...)
+	return c.Store.Get(ctx, refs...)
 }
 
 func (c *counting) Put(ctx context.Context, rs ...oauth.Record) error {
@@ -51,7 +52,7 @@ func (c *counting) Put(ctx context.Context, rs ...oauth.Record) error {
 	if c.broken.Load() {
 		return errBroken
 	}
-	return c.Records.Put(ctx, rs...)
+	return c.Store.Put(ctx, rs...)
 }
 
 type provider struct {
@@ -66,15 +67,20 @@ type provider struct {
 	info     *endpoint.Introspector
 	clock    atomic.Int64
 	flows    atomic.Int64
+	secrets  map[string]string
 }
 
-func (p *provider) now() time.Time            { return time.Unix(0, p.clock.Load()).UTC() }
-func (p *provider) pass(d time.Duration)      { p.clock.Add(int64(d)) }
-func (p *provider) secretOf(id string) string { return "secret-of-" + id }
+func (p *provider) now() time.Time       { return time.Unix(0, p.clock.Load()).UTC() }
+func (p *provider) pass(d time.Duration) { p.clock.Add(int64(d)) }
 
 func start(t testing.TB, change func(*oauth.Settings)) *provider {
 	t.Helper()
-	p := &provider{t: t}
+	return startOn(t, func(now func() time.Time) oauth.Store { return memory.NewRecords(now) }, change)
+}
+
+func startOn(t testing.TB, open func(now func() time.Time) oauth.Store, change func(*oauth.Settings)) *provider {
+	t.Helper()
+	p := &provider{t: t, secrets: map[string]string{"nobody": "x"}}
 	p.clock.Store(time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC).UnixNano())
 	p.settings = &oauth.Settings{
 		Issuer: "http://127.0.0.1:4444", Secrets: [][]byte{[]byte("a-system-secret-of-32-bytes-long")},
@@ -84,7 +90,7 @@ func start(t testing.TB, change func(*oauth.Settings)) *provider {
 	if change != nil {
 		change(p.settings)
 	}
-	p.store = &counting{Records: memory.NewRecords(p.now)}
+	p.store = &counting{Store: open(p.now)}
 	ring, err := keys.Open(context.Background(), keys.Config{Store: p.store, Secrets: p.settings.Secrets, Alg: p.settings.SigningAlg, Now: p.now})
 	if err != nil {
 		t.Fatal(err)
@@ -109,12 +115,10 @@ func start(t testing.TB, change func(*oauth.Settings)) *provider {
 		{ID: "spa", TokenEndpointAuthMethod: "none", GrantTypes: all, Scope: "openid offline"},
 	} {
 		c.RedirectURIs = []string{"http://127.0.0.1:9999/callback"}
-		secret := ""
 		if c.TokenEndpointAuthMethod != "none" {
 			c.TokenEndpointAuthMethod = "client_secret_post"
-			secret = p.secretOf(c.ID)
 		}
-		if _, _, err := p.clients.Create(context.Background(), c, secret); err != nil {
+		if _, p.secrets[c.ID], err = p.clients.Create(context.Background(), c, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,7 +182,7 @@ func (p *provider) post(client string, form ...string) reply {
 	if client != "" {
 		v.Set("client_id", client)
 		if client != "spa" && !v.Has("client_secret") {
-			v.Set("client_secret", p.secretOf(client))
+			v.Set("client_secret", p.secrets[client])
 		}
 	}
 	r := httptest.NewRequest("POST", "/oauth2/token", strings.NewReader(v.Encode()))
@@ -477,7 +481,20 @@ func race(send func() reply) (winners []reply, losers []reply) {
 }
 
 func TestOneWinner(t *testing.T) {
-	p := start(t, nil)
+	t.Run("memory", func(t *testing.T) { oneWinner(t, start(t, nil)) })
+	t.Run("embedded", func(t *testing.T) {
+		oneWinner(t, startOn(t, func(now func() time.Time) oauth.Store {
+			s, err := embedded.OpenRecords(t.Context(), t.TempDir(), now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			return s
+		}, nil))
+	})
+}
+
+func oneWinner(t *testing.T, p *provider) {
 	check := func(name string, winners, losers []reply) {
 		t.Helper()
 		if len(winners) != 1 {
@@ -547,6 +564,23 @@ func TestClientCredentials(t *testing.T) {
 	}
 	if p.active(got.Access) {
 		t.Error("a deleted client's token is active")
+	}
+}
+
+func TestChosenSecret(t *testing.T) {
+	p := start(t, nil)
+	p.secrets["tutorial"] = "some-secret"
+	in := &oauth.Client{ID: "tutorial", GrantTypes: []string{"client_credentials"}, TokenEndpointAuthMethod: "client_secret_post"}
+	if _, _, err := p.clients.Create(t.Context(), in, "some-secret"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := p.post("tutorial", "grant_type", "client_credentials"); got.status != 200 {
+			t.Errorf("%+v", got)
+		}
+	}
+	if got := p.post("tutorial", "grant_type", "client_credentials", "client_secret", "some-secreT"); got.status != 401 {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -665,7 +699,7 @@ func TestRevokedFamilyStaysDead(t *testing.T) {
 
 func BenchmarkClientCredentials(b *testing.B) {
 	p := start(b, nil)
-	body := "grant_type=client_credentials&scope=photos.read&client_id=app&client_secret=" + p.secretOf("app")
+	body := "grant_type=client_credentials&scope=photos.read&client_id=app&client_secret=" + p.secrets["app"]
 	b.ReportAllocs()
 	for b.Loop() {
 		r := httptest.NewRequest("POST", "/oauth2/token", strings.NewReader(body))

@@ -149,9 +149,12 @@ func (d *database) migrate(ctx context.Context, name string) error {
 }
 
 // close ends the writer after what it has begun, folds the log into the file
-// and gives up the lock. It may be called at any stage of open.
+// and gives up the lock. It may be called at any stage of open, and
+// again.
 func (d *database) close() error {
-	d.closed.Store(true)
+	if d.closed.Swap(true) {
+		return nil
+	}
 	var errs []error
 	if d.write != nil {
 		errs = append(errs, d.write.stop())

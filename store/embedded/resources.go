@@ -25,6 +25,7 @@ const (
 // Resources is a resource.Store in gateway.db.
 type Resources struct {
 	*database
+	now    func() time.Time
 	bell   notice.Bell
 	retime chan struct{} // capacity 1: the next expiry may be sooner now
 	quit   context.CancelFunc
@@ -40,7 +41,7 @@ func OpenResources(ctx context.Context, dir string) (*Resources, error) {
 		return nil, err
 	}
 	life, quit := context.WithCancel(context.Background())
-	s := &Resources{database: d, retime: make(chan struct{}, 1), quit: quit, ended: life.Done()}
+	s := &Resources{database: d, now: time.Now, retime: make(chan struct{}, 1), quit: quit, ended: life.Done()}
 	s.wg.Go(func() { s.sweeper(life) })
 	return s, nil
 }
@@ -69,7 +70,7 @@ func (s *Resources) Get(ctx context.Context, k resource.Kind, id string) (o reso
 	found := false
 	if shape.Text(string(k)) && shape.Text(id) {
 		err = s.read(ctx, "SELECT "+objectColumns+" FROM objects WHERE kind = ? AND id = ? AND (expires IS NULL OR expires > ?)",
-			[]any{string(k), id, time.Now().UnixMicro()}, func(scan func(...any) error) (err error) {
+			[]any{string(k), id, s.now().UnixMicro()}, func(scan func(...any) error) (err error) {
 				found = true
 				o, err = scanObject(scan)
 				return err
@@ -90,7 +91,7 @@ func (s *Resources) List(ctx context.Context, k resource.Kind) (objs []resource.
 			return err
 		}
 		return query("SELECT "+objectColumns+" FROM objects WHERE (?1 = '' OR kind = ?1) AND (expires IS NULL OR expires > ?2) ORDER BY create_revision, id, kind",
-			[]any{string(k), time.Now().UnixMicro()}, func(scan func(...any) error) error {
+			[]any{string(k), s.now().UnixMicro()}, func(scan func(...any) error) error {
 				o, err := scanObject(scan)
 				objs = append(objs, o)
 				return err
@@ -108,7 +109,7 @@ func (s *Resources) Apply(ctx context.Context, changes ...resource.Change) (revi
 		expiring = expiring || !c.Expires.IsZero()
 	}
 	err = s.update(ctx, func(t *tx) error {
-		if err := sweep(t, time.Now()); err != nil {
+		if err := sweep(t, s.now()); err != nil {
 			return err
 		}
 		st, err := stateOf(t)
@@ -222,7 +223,7 @@ func (s *Resources) sweeper(ctx context.Context) {
 		swept := false
 		var next sql.NullInt64
 		err := s.update(ctx, func(t *tx) error {
-			now := time.Now()
+			now := s.now()
 			if _, err := t.row("SELECT min(expires) FROM objects WHERE expires IS NOT NULL", nil, &next); err != nil {
 				return err
 			}
@@ -241,7 +242,7 @@ func (s *Resources) sweeper(ctx context.Context) {
 		case err != nil:
 			wait = time.Second // a full disk, for example; Get and List hide what expired meanwhile
 		case next.Valid:
-			wait = min(wait, max(time.Until(time.UnixMicro(next.Int64)), time.Millisecond))
+			wait = min(wait, max(time.UnixMicro(next.Int64).Sub(s.now()), time.Millisecond))
 		}
 		if swept && err == nil {
 			s.bell.Ring()

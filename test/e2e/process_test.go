@@ -52,7 +52,7 @@ func TestThreeProcesses(t *testing.T) {
 	})
 	provider.stop()
 	// The command line works on the database when nobody serves it.
-	if out := shell(t, s.env, "hydra --data "+s.data+" clients list"); !strings.Contains(out, "| cli ") {
+	if out := shell(t, append(s.env, "SECRETS_SYSTEM=a-secret-for-tests-only"), "hydra --data "+s.data+" clients list"); !strings.Contains(out, "| cli ") {
 		t.Errorf("clients list said %s", out)
 	}
 }
