@@ -42,6 +42,8 @@ type program struct {
 // usageError is a mistake in how a command was called: exit code 2.
 type usageError struct{ error }
 
+func (u usageError) Unwrap() error { return u.error }
+
 // hinted is an error with what to do next.
 type hinted struct {
 	error

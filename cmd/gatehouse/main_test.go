@@ -33,7 +33,7 @@ func TestCommandLine(t *testing.T) {
 		{"no password", "", []string{"gatehouse", "--data", data, "users", "add", "a@example.com"}, 2, "", "--password-stdin"},
 		{"short password", "short\n", []string{"gatehouse", "--data", data, "users", "add", "a@example.com", "--password-stdin"}, 1, "", "password"},
 		{"add", "a long password\n", []string{"gatehouse", "--data", data, "users", "add", "A@Example.com", "--password-stdin"}, 0, "added a@example.com", ""},
-		{"add twice", "a long password\n", []string{"gatehouse", "--data", data, "users", "add", "a@example.com", "--password-stdin"}, 1, "", "a@example.com"},
+		{"add twice", "a long password\n", []string{"gatehouse", "--data", data, "users", "add", "a@example.com", "--password-stdin"}, 1, "", "this email address already"},
 		{"list", "", []string{"gatehouse", "--data", data, "users", "list", "--json"}, 0, `"email": "a@example.com"`, ""},
 		{"disable nobody", "", []string{"gatehouse", "--data", data, "users", "disable", "b@example.com"}, 1, "", "no user has the email b@example.com"},
 		{"migrate what", "", []string{"hydra", "migrate", "sql"}, 2, "", "no database given"},

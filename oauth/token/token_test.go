@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -28,7 +29,11 @@ import (
 	"gatehouse/oauth/token"
 	"gatehouse/store/embedded"
 	"gatehouse/store/memory"
+	"gatehouse/store/postgres"
+	"gatehouse/test/fixtures"
 )
+
+func TestMain(m *testing.M) { os.Exit(fixtures.Main(m)) }
 
 // counting counts statements and can be made to fail.
 type counting struct {
@@ -494,6 +499,21 @@ func TestOneWinner(t *testing.T) {
 	})
 }
 
+func TestOneWinnerOnPostgres(t *testing.T) {
+	dsn := fixtures.Postgres(t)
+	if err := postgres.Migrate(t.Context(), dsn, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	oneWinner(t, startOn(t, func(now func() time.Time) oauth.Store {
+		s, err := postgres.OpenRecords(t.Context(), dsn, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}, nil))
+}
+
 func oneWinner(t *testing.T, p *provider) {
 	check := func(name string, winners, losers []reply) {
 		t.Helper()
@@ -509,7 +529,7 @@ func oneWinner(t *testing.T, p *provider) {
 			t.Errorf("%s: a replay was noticed, yet tokens live on", name)
 		}
 	}
-	for range 20 {
+	for range 100 {
 		code, _ := p.consent("app", nil)
 		w, l := race(func() reply { return p.redeem("app", code) })
 		check("code", w, l)
