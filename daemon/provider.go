@@ -33,6 +33,9 @@ import (
 	"gatehouse/store/postgres"
 )
 
+// rotateKeys is the age at which a signing key is followed by another.
+const rotateKeys = 90 * 24 * time.Hour
+
 // provider is the OAuth 2.0 and OpenID Connect provider, without its ports.
 type provider struct {
 	settings *oauth.Settings
@@ -92,7 +95,7 @@ func openProvider(ctx context.Context, c *Config, log *slog.Logger) (*provider, 
 // open wires the provider's rooms around its store.
 func (p *provider) open(ctx context.Context, log *slog.Logger) (err error) {
 	set := p.settings
-	if p.keys, err = keys.Open(ctx, keys.Config{Store: p.store, Secrets: set.Secrets, Alg: set.SigningAlg, Log: log, Now: time.Now}); err != nil {
+	if p.keys, err = keys.Open(ctx, keys.Config{Store: p.store, Secrets: set.Secrets, Alg: set.SigningAlg, RotateAfter: rotateKeys, Log: log, Now: time.Now}); err != nil {
 		return err
 	}
 	hasher := phc.New(2, 64)
@@ -112,7 +115,7 @@ func (p *provider) open(ctx context.Context, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	auth := clientauth.New(clientauth.Config{Clients: p.registry, Hasher: hasher, Log: log, Now: time.Now})
+	auth := clientauth.New(clientauth.Config{Clients: p.registry, Hasher: hasher, Upgrader: p.registry, Log: log, Now: time.Now})
 	living := token.NewLiving(p.store, set)
 	tokens := &token.Endpoint{Settings: set, Store: p.store, Living: living, Auth: auth, Mint: maker}
 	version, _ := Version()

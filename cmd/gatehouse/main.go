@@ -108,6 +108,7 @@ func unknownVerb(c *cobra.Command, args []string) error {
 		return c.Help()
 	}
 	hint := "see " + c.CommandPath() + " --help"
+	c.SuggestionsMinimumDistance = 2
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = "did you mean `" + c.CommandPath() + " " + near[0] + "`?"
 	}

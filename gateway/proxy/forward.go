@@ -170,12 +170,12 @@ func (f *flight) failure(err error, c *engine.Call, up *gateway.Upstream) (r *ga
 	if !errors.As(err, &e) {
 		return r, false, false
 	}
-	if f.x.Ctx.Err() != nil {
-		r.Status, r.Err = 499, nil
-		return r, false, false
-	}
 	if e.Client {
 		r.Status, r.Err = 400, nil
+		return r, false, false
+	}
+	if f.x.Ctx.Err() != nil {
+		r.Status, r.Err = 499, nil
 		return r, false, false
 	}
 	if e.Timeout {
@@ -223,6 +223,9 @@ func (f *flight) relay(w *engine.Writer, body *engine.Body) *gateway.Reply {
 	w.Head()
 	if none {
 		return nil
+	}
+	if !body.Buffered() { // the head must not wait for the body
+		_ = w.Flush()
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

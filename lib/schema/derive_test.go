@@ -40,7 +40,7 @@ type everything struct {
 		Deep string `json:"deep" default:"d"`
 	} `json:"nested"`
 	Pointer *element `json:"pointer"`
-	hidden  int
+	hidden  int //lint:ignore U1000 an unexported field is left out
 	Skipped int `json:"-"`
 }
 

@@ -110,13 +110,3 @@ func (b *bounded[V]) add(key string, h held[V]) {
 	b.size += h.size - b.young[key].size
 	b.young[key] = h
 }
-
-func (b *bounded[V]) drop(key string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if h, ok := b.young[key]; ok {
-		b.size -= h.size
-		delete(b.young, key)
-	}
-	delete(b.old, key)
-}

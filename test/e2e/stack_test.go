@@ -108,7 +108,7 @@ func (s *stack) client(body string) {
 	}
 }
 
-// route puts a resource of the gateway.
+// put writes a resource of the gateway.
 func (s *stack) put(path, body string) {
 	s.t.Helper()
 	status, out := send(s.t, http.MethodPut, s.admin+"/apisix/admin/"+path, readFile(s.t, filepath.Join(s.data, "admin.key")), body)
@@ -143,14 +143,12 @@ func send(t *testing.T, method, url, key, body string) (int, string) {
 type agent struct {
 	t *testing.T
 	*http.Client
-	stopAt string // a redirect to an URL with this prefix is not followed
-	at     *url.URL
 }
 
+// newAgent follows no redirect to an URL with the prefix stopAt, unless empty.
 func newAgent(t *testing.T, stopAt string) *agent {
 	jar, _ := cookiejar.New(nil)
-	a := &agent{t: t, stopAt: stopAt}
-	a.Client = &http.Client{Jar: jar, Timeout: 20 * time.Second, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+	return &agent{t, &http.Client{Jar: jar, Timeout: 20 * time.Second, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if stopAt != "" && strings.HasPrefix(req.URL.String(), stopAt) {
 			return http.ErrUseLastResponse
 		}
@@ -158,8 +156,7 @@ func newAgent(t *testing.T, stopAt string) *agent {
 			return fmt.Errorf("too many redirects, at %s", req.URL)
 		}
 		return nil
-	}}
-	return a
+	}}}
 }
 
 // page is where a request ended: a page, or a redirect that is not followed.
