@@ -26,12 +26,12 @@ lint: ## format, vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-check: lint ## lint, import rule and unit tests with the race detector
-	$(GO) test -race -count=1 $$($(GO) list ./... | grep -v /test/)
-	$(GO) test -count=1 ./test
+check: lint ## lint, import rule, documents and unit tests with the race detector
+	$(GO) test -race -count=1 $$($(GO) list ./... | grep -v gatehouse/test/)
+
 
 e2e: ## the tutorial and the demo against the real binary, in a real browser
-	$(GO) test -count=1 -timeout 15m ./test/...
+	$(GO) test -race -count=1 -timeout 15m ./test/e2e ./test/fixtures
 
 docs: ## rewrite docs/configuration.md and, in a browser, docs/images
 	$(GO) test -count=1 ./test -run TestConfigurationPage -update

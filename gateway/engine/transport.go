@@ -31,6 +31,7 @@ type Call struct {
 	SNI          string      // server name of TLS, also verified
 	TLS          *tls.Config // with Scheme https; must not change
 	Keep         gateway.KeepAlive
+	Fresh        bool // on a new connection, whatever is kept
 	Timeout      gateway.Timeout
 
 	Method, Target, Host string
@@ -123,7 +124,7 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 	if c.Scheme == "https" {
 		key.sni, key.tls = c.SNI, c.TLS
 	}
-	for {
+	for !c.Fresh {
 		t.mu.Lock()
 		list := t.idle[key]
 		if len(list) == 0 {

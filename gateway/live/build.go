@@ -27,7 +27,8 @@ type routeEntry struct {
 	meta int64
 	rule router.Rule[*Target]
 	keys []instanceKey
-	ok   bool // false: no rule could be made
+	up   *upstreamEntry // nil: none
+	ok   bool           // false: no rule could be made
 }
 
 type upstreamEntry struct {
@@ -108,12 +109,11 @@ func (b *builder) route(o *stored, md metadata, metaRev int64) *routeEntry {
 		from[4] = b.find(resource.Upstreams, from[1].value.(*resource.Service).UpstreamID)
 	}
 	if old := b.routes[o.ID]; old != nil && old.from == from && old.meta == metaRev {
-		b.live.instances.touch(old.keys)
-		for _, name := range []string{"routes/" + o.ID, "services/" + string(r.ServiceID), "upstreams/" + string(r.UpstreamID)} {
-			b.keep(name)
+		if len(old.keys) > 0 {
+			b.live.instances.touch(old.keys)
 		}
-		if from[4] != nil {
-			b.keep("upstreams/" + from[4].ID)
+		if old.up != nil {
+			old.up.used = true
 		}
 		return old
 	}
@@ -132,7 +132,7 @@ func (b *builder) route(o *stored, md metadata, metaRev int64) *routeEntry {
 	t := &Target{}
 	e.ok, e.rule = true, rule
 	e.rule.Value = t
-	if err := b.target(t, o, r, svc, from, md); err != nil {
+	if err := b.target(e, t, o, r, svc, from, md); err != nil {
 		b.live.log.Error("stored route cannot run and answers with an error", "route_id", o.ID, "status", t.Fault, "err", err)
 	}
 	e.keys = keysOf(t.uses, md)
@@ -142,7 +142,7 @@ func (b *builder) route(o *stored, md metadata, metaRev int64) *routeEntry {
 // target compiles what runs behind the conditions. When it fails the target
 // refuses every request: a route whose plugins cannot run must not let its
 // requests through, nor leave them to a route that protects less.
-func (b *builder) target(t *Target, o *stored, r *resource.Route, svc *resource.Service, from [5]*stored, md metadata) error {
+func (b *builder) target(e *routeEntry, t *Target, o *stored, r *resource.Route, svc *resource.Service, from [5]*stored, md metadata) error {
 	t.Route = &gateway.Route{ID: o.ID, Name: r.Name, Labels: r.Labels, Timeout: upstream.Timeout(r.Timeout, nil)}
 	t.Chain = &gateway.Chain{}
 	t.uses = map[string]use{}
@@ -189,63 +189,58 @@ func (b *builder) target(t *Target, o *stored, r *resource.Route, svc *resource.
 	slices.Sort(prefer)
 	t.prefers = strings.Join(prefer, " ")
 
-	res, up, err := b.upstreamOf(o, r, svc, from)
+	up, err := b.upstreamOf(o, r, svc, from)
 	if err != nil {
 		t.Fault = 502
 		return err
 	}
-	if up != nil {
-		t.Route.Upstream = up
-		t.Route.Timeout = upstream.Timeout(r.Timeout, res.Timeout)
+	if e.up = up; up != nil {
+		t.Route.Upstream = up.up
+		t.Route.Timeout = upstream.Timeout(r.Timeout, up.res.Timeout)
 	}
 	return nil
 }
 
 // upstreamOf finds the upstream: the route's before the service's, in place
 // before by id.
-func (b *builder) upstreamOf(o *stored, r *resource.Route, svc *resource.Service, from [5]*stored) (*resource.Upstream, *gateway.Upstream, error) {
+func (b *builder) upstreamOf(o *stored, r *resource.Route, svc *resource.Service, from [5]*stored) (*upstreamEntry, error) {
 	switch {
 	case present(r.Upstream):
 		return b.upstream("routes/"+o.ID, "", r.Upstream)
 	case r.UpstreamID != "":
 		if from[3] == nil {
-			return nil, nil, invalid("upstream " + string(r.UpstreamID) + " is missing")
+			return nil, invalid("upstream " + string(r.UpstreamID) + " is missing")
 		}
 		return b.upstream("upstreams/"+from[3].ID, from[3].ID, from[3].JSON)
 	case svc != nil && present(svc.Upstream):
 		return b.upstream("services/"+string(r.ServiceID), "", svc.Upstream)
 	case svc != nil && svc.UpstreamID != "":
 		if from[4] == nil {
-			return nil, nil, invalid("upstream " + string(svc.UpstreamID) + " is missing")
+			return nil, invalid("upstream " + string(svc.UpstreamID) + " is missing")
 		}
 		return b.upstream("upstreams/"+from[4].ID, from[4].ID, from[4].JSON)
 	}
-	return nil, nil, nil
+	return nil, nil
 }
 
 // upstream makes an instance, or goes on with the one of the same text: its
 // balancer keeps its place and its connections stay.
-func (b *builder) upstream(name, id string, raw []byte) (*resource.Upstream, *gateway.Upstream, error) {
+func (b *builder) upstream(name, id string, raw []byte) (*upstreamEntry, error) {
 	if e := b.upstreams[name]; e != nil && bytes.Equal(e.raw, raw) {
 		e.used = true
-		return e.res, e.up, nil
+		return e, nil
 	}
 	res, err := upstream.Decode(raw)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	up, err := b.live.maker().New(id, res)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	b.upstreams[name] = &upstreamEntry{raw: raw, up: up, res: res, used: true}
-	return res, up, nil
-}
-
-func (b *builder) keep(name string) {
-	if e := b.upstreams[name]; e != nil {
-		e.used = true
-	}
+	e := &upstreamEntry{raw: raw, up: up, res: res, used: true}
+	b.upstreams[name] = e
+	return e, nil
 }
 
 // globals builds the chains of the global rules: rule by rule, the oldest

@@ -56,6 +56,7 @@ func (f *flight) forward(w *engine.Writer) *gateway.Reply {
 		}
 		f.outgoing(&header)
 		call := f.call(w, up, node, &header)
+		call.Fresh = fresh
 		sent := f.p.cfg.Now()
 		body, err := f.p.cfg.Transport.Send(x.Ctx, call, &x.Resp)
 		up.Picker.Done(node, f.p.cfg.Now().Sub(sent), err)

@@ -23,7 +23,7 @@ func browser(t *testing.T, dataDir string) context.Context {
 		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.WindowSize(1100, 800))
+		chromedp.WindowSize(1100, 1050))
 	if dataDir != "" {
 		block, _ := pem.Decode([]byte(readFile(t, filepath.Join(dataDir, "ca.crt"))))
 		cert, err := x509.ParseCertificate(block.Bytes)
