@@ -61,6 +61,12 @@ type AdminKey struct {
 	Role string `yaml:"role" enum:"admin|viewer" default:"admin"`
 }
 
+// FromScalar reads a key of the role admin.
+func (k *AdminKey) FromScalar(s string) error {
+	k.Key, k.Role = s, "admin"
+	return nil
+}
+
 // GatewayConfig is the gateway's part.
 type GatewayConfig struct {
 	APISIX struct {
@@ -172,17 +178,32 @@ type Environ func(name string) (string, bool)
 // LoadConfig reads the file (none when path is empty) and the environment. The
 // error is strict.Problems, everything wrong at once, or about the file.
 func LoadConfig(path string, env Environ) (*Config, error) {
+	c := defaults()
+	if path == "" {
+		return c.load(nil, c, env)
+	}
+	return c.load([]string{path}, c, env)
+}
+
+func defaults() *Config {
 	c := &Config{}
 	strict.Defaults(c)
 	c.Provider.Serve.Public.Port, c.Provider.Serve.Admin.Port = 4444, 4445
 	c.Provider.Serve.Admin.Host = "127.0.0.1"
+	return c
+}
+
+// load reads files into a part of the configuration, lets the environment
+// override, and checks the whole.
+func (c *Config) load(files []string, part any, env Environ) (*Config, error) {
 	var ps strict.Problems
-	if path != "" {
+	path := ""
+	for _, path = range files {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("reading the configuration: %w", err)
 		}
-		ps = strict.Decode(filepath.Base(path), data, c)
+		ps = append(ps, strict.Decode(filepath.Base(path), data, part)...)
 	}
 	ps = append(ps, strict.Override(c, envLookup(env))...)
 	if v, ok := env("NODE_TLS_REJECT_UNAUTHORIZED"); ok && v == "0" {
@@ -254,6 +275,9 @@ func (c *Config) validate(path string) (ps strict.Problems) {
 		bad("provider.dsn", "%s is not supported; use postgres://user:password@host:5432/name, or leave it out for the embedded database", scheme)
 	} else if !ok && p.DSN != "" && p.DSN != "memory" && p.DSN != "sqlite" {
 		bad("provider.dsn", "expected postgres://…, sqlite or memory")
+	}
+	if c.Login.DSN != "" && !isPostgres(c.Login.DSN) {
+		bad("login.dsn", "expected postgres://user:password@host:5432/name, or nothing for the embedded database")
 	}
 	if p.shared() && len(p.Secrets.System) == 0 {
 		bad("provider.secrets.system", "a shared database needs a secret that every process knows; set SECRETS_SYSTEM")

@@ -116,10 +116,12 @@ func (d *Daemon) fail(err error) {
 func (d *Daemon) stop() error {
 	drain, done := context.WithTimeout(context.Background(), drainTimeout)
 	defer done()
+	var wg sync.WaitGroup
 	if d.gateway != nil {
-		d.gateway.stop(drain)
+		wg.Go(func() { d.gateway.stop(drain) })
 	}
-	d.servers.stop(drain)
+	wg.Go(func() { d.servers.stop(drain) })
+	wg.Wait()
 	d.cancel()
 	d.tasks.Wait()
 	var errs []error

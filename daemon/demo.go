@@ -29,8 +29,9 @@ func Demo(ctx context.Context, c *Config, stdout, talk io.Writer) error {
 		return err
 	}
 	sample := &http.Server{Handler: sampleUpstream(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: 1 << 20}
-	go sample.Serve(upstream)
-	defer sample.Close()
+	served := make(chan error, 1)
+	go func() { served <- sample.Serve(upstream) }()
+	defer func() { sample.Close(); <-served }()
 
 	d, err := Start(ctx, c, Parts{Gateway: true, Provider: true, PublicAPI: true, AdminAPI: true, Login: true}, talk)
 	if err != nil {
@@ -58,6 +59,7 @@ func prepareDemo(c *Config) {
 	for i := range c.Gateway.APISIX.NodeListen {
 		c.Gateway.APISIX.NodeListen[i].IP = "127.0.0.1"
 	}
+	c.Gateway.Deployment.Admin.AdminListen.IP, c.Gateway.PluginAttr.Prometheus.ExportAddr.IP = "127.0.0.1", "127.0.0.1"
 	for i := range c.Gateway.APISIX.SSL.Listen {
 		c.Gateway.APISIX.SSL.Listen[i].IP = "127.0.0.1"
 	}
@@ -101,13 +103,12 @@ func (d *Daemon) fillDemo(ctx context.Context, upstream string) (password string
 		return "", err
 	}
 	defer own.Close()
-	if status, body, err := callJSON(ctx, own.Client, http.MethodPut, own.URL+"/admin/clients/"+demoClient, "", client); err != nil || status == http.StatusNotFound {
-		status, body, err = callJSON(ctx, own.Client, http.MethodPost, own.URL+"/admin/clients", "", client)
-		if err != nil || status != http.StatusCreated {
-			return "", fmt.Errorf("registering the demo client: %d %s %w", status, body, err)
-		}
-	} else if status != http.StatusOK {
-		return "", fmt.Errorf("registering the demo client: %d %s", status, body)
+	err = callJSON(ctx, own.Client, http.MethodPost, own.URL+"/admin/clients", "", client)
+	if errors.Is(err, errConflict) {
+		err = callJSON(ctx, own.Client, http.MethodPut, own.URL+"/admin/clients/"+demoClient, "", client)
+	}
+	if err != nil {
+		return "", fmt.Errorf("registering the demo client: %w", err)
 	}
 	route := map[string]any{
 		"uri": "/*", "name": "demo", "desc": "the demo's page behind a sign-in",
@@ -119,21 +120,24 @@ func (d *Daemon) fillDemo(ctx context.Context, upstream string) (password string
 		"upstream": map[string]any{"type": "roundrobin", "nodes": map[string]int{upstream: 1}},
 	}
 	admin := demoURL(c.Gateway.Deployment.Admin.AdminListen.Port) + "/apisix/admin/routes/" + demoRoute
-	status, body, err := callJSON(ctx, &http.Client{Timeout: 10 * time.Second}, http.MethodPut, admin, d.gateway.adminKey, route)
-	if err != nil || status != http.StatusOK && status != http.StatusCreated {
-		return "", fmt.Errorf("making the demo route: %d %s %w", status, body, err)
+	if err := callJSON(ctx, &http.Client{Timeout: 10 * time.Second}, http.MethodPut, admin, d.gateway.adminKey, route); err != nil {
+		return "", fmt.Errorf("making the demo route: %w", err)
 	}
 	return password, nil
 }
 
-func callJSON(ctx context.Context, client *http.Client, method, url, key string, in any) (int, string, error) {
+// errConflict says that what was to be made is there already.
+var errConflict = errors.New("it exists already")
+
+// callJSON sends in, and fails unless the answer is a success.
+func callJSON(ctx context.Context, client *http.Client, method, url, key string, in any) error {
 	raw, err := json.Marshal(in)
 	if err != nil {
-		return 0, "", err
+		return err
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(raw))
 	if err != nil {
-		return 0, "", err
+		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if key != "" {
@@ -141,9 +145,15 @@ func callJSON(ctx context.Context, client *http.Client, method, url, key string,
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, "", err
+		return err
 	}
 	defer res.Body.Close()
-	out, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	return res.StatusCode, string(out), err
+	switch {
+	case res.StatusCode == http.StatusConflict:
+		return errConflict
+	case res.StatusCode >= 300:
+		out, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
+		return fmt.Errorf("%s answered %s: %s", url, res.Status, out)
+	}
+	return nil
 }

@@ -55,6 +55,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	part := &gatewayPart{adminKey: keys[0].Key, transport: engine.NewTransport(nil), caller: engine.NewCaller(extra)}
+	d.gateway = part
 	env := gateway.Env{Log: d.log, Now: time.Now, Metrics: metrics, Caller: part.caller, SessionSecret: []byte(session)}
 	if d.provider != nil {
 		env.Tokens = d.provider
@@ -98,8 +99,9 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	if err != nil {
 		return err
 	}
-	part.server = engine.NewServer(engine.ServerConfig{Handler: life, Log: d.log, Now: time.Now})
-	d.gateway = part
+	part.server = engine.NewServer(engine.ServerConfig{
+		Handler: life, Log: d.log, Now: time.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
+	})
 
 	for _, at := range g.APISIX.NodeListen {
 		l, err := listenTCP(at.Addr(), "gateway.apisix.node_listen (GATEWAY_APISIX_NODE_LISTEN)")

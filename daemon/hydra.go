@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -17,30 +15,14 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"gatehouse/lib/localca"
-	"gatehouse/lib/strict"
 	"gatehouse/store/postgres"
 )
 
 // LoadHydraConfig reads files whose top level is what gatehouse.yaml has below
-// provider; later files win. Keys of log are accepted beside them.
+// provider; later files win.
 func LoadHydraConfig(files []string, env Environ) (*Config, error) {
-	c, err := LoadConfig("", env)
-	if err != nil || len(files) == 0 {
-		return c, err
-	}
-	var ps strict.Problems
-	for _, name := range files {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fmt.Errorf("reading the configuration: %w", err)
-		}
-		ps = append(ps, strict.Decode(filepath.Base(name), raw, &c.Provider)...)
-	}
-	again := strict.Override(c, envLookup(env))
-	if ps = append(append(ps, again...), c.validate(files[len(files)-1])...); len(ps) > 0 {
-		return nil, ps
-	}
-	return c, nil
+	c := defaults()
+	return c.load(files, &c.Provider, env)
 }
 
 // PublicURL is where clients find the provider.

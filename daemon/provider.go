@@ -236,7 +236,8 @@ func (d *Daemon) startProvider(ctx context.Context, parts Parts) error {
 			return err
 		}
 	}
-	if !c.Provider.shared() {
+	// Of several processes on one database and directory, the first has the socket.
+	if !c.Provider.shared() || !socketAlive(c.Data, providerSocket) {
 		s, err := listenSocket(c.Data, providerSocket)
 		if err != nil {
 			return err

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"gatehouse/gateway/listen"
 )
 
 // Limits of the listeners that are no gateway: provider, login app, admin
@@ -49,7 +51,7 @@ func Hint(err error) string {
 }
 
 func listenTCP(addr, setting string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := listen.TCP(context.Background(), addr)
 	if err != nil {
 		return nil, &busyPort{addr, setting, err}
 	}

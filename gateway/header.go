@@ -5,6 +5,40 @@ import (
 	"strings"
 )
 
+// OwnCookie begins the value of every cookie the gateway keeps for itself. The
+// proxy lets none of them travel to an upstream, whichever route set it.
+const OwnCookie = "gh1."
+
+// DropOwnCookies removes the gateway's own cookies from the Cookie fields.
+func (h *Header) DropOwnCookies() {
+	if !h.hasOwnCookie() {
+		return
+	}
+	var rest []string
+	for line := range h.Values("Cookie") {
+		for pair := range strings.SplitSeq(line, ";") {
+			pair = strings.Trim(pair, " \t")
+			if _, value, _ := strings.Cut(pair, "="); pair != "" && !strings.HasPrefix(strings.Trim(value, " \t\""), OwnCookie) {
+				rest = append(rest, pair)
+			}
+		}
+	}
+	if len(rest) == 0 {
+		h.Del("Cookie")
+		return
+	}
+	h.Set("Cookie", strings.Join(rest, "; "))
+}
+
+func (h *Header) hasOwnCookie() bool {
+	for line := range h.Values("Cookie") {
+		if strings.Contains(line, OwnCookie) {
+			return true
+		}
+	}
+	return false
+}
+
 // Field is one header line.
 type Field struct{ Name, Value string }
 

@@ -53,6 +53,7 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 	defer s.end(x, w)
 	if fail != 0 {
+		s.cfg.Log.Debug("malformed request refused", "client", x.Req.Client.String(), "status", fail)
 		w.Refuse(fail)
 		return
 	}
@@ -263,8 +264,11 @@ func (b *clientBody) stop() {
 }
 
 // FromHTTP makes a Handler of an http.Handler that lives in this process. It
-// gets the request as it came, with the client's header.
+// gets the request as it came, with the client's header. log may be nil.
 func FromHTTP(h http.Handler, log *slog.Logger) Handler {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	return HandlerFunc(func(x *gateway.Exchange, w *Writer) {
 		r := w.req.Clone(x.Ctx)
 		r.Header = make(http.Header, len(x.Req.Header.Fields()))

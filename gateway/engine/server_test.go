@@ -377,3 +377,98 @@ func FuzzChunks(f *testing.F) {
 		}
 	})
 }
+
+func TestStopWaitsForRequestsAndCutsTunnels(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	tunnelEnded := make(chan struct{})
+	addr, s := start(t, func(x *gateway.Exchange, w *Writer) {
+		if x.Req.Upgrade != "" {
+			x.Resp.Status = 101
+			c, err := w.Upgrade("websocket")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			close(entered)
+			io.Copy(io.Discard, c)
+			c.Close()
+			close(tunnelEnded)
+			return
+		}
+		close(entered)
+		<-release
+		say(x, w, "done")
+	})
+	answer := make(chan string)
+	go func() { answer <- raw(t, addr, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") }()
+	<-entered
+	stopped := make(chan error)
+	go func() { stopped <- s.Stop(context.Background()) }()
+	for { // until the listener is gone
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	close(release)
+	if got := <-answer; !strings.HasSuffix(got, "done") {
+		t.Errorf("the request under way got %q", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+
+	entered = make(chan struct{})
+	addr, s = start(t, s.cfg.Handler.Serve)
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	<-entered
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Stop(ctx); err == nil {
+		t.Error("a tunnel was cut off without saying so")
+	}
+	<-tunnelEnded
+}
+
+func TestBytesAfterUpgradeAreTheTunnels(t *testing.T) {
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) {
+		x.Resp.Status = 101
+		c, err := w.Upgrade("websocket")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.CopyN(c, c, 10)
+	})
+	got := raw(t, addr, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\n\x00early\r\n!")
+	if !strings.HasPrefix(got, "HTTP/1.1 101 ") || !strings.HasSuffix(got, "\r\n\r\n\n\x00early\r\n!") {
+		t.Errorf("%q", got)
+	}
+}
+
+// The bound is generous: it is there to notice a leap.
+func TestAllocationsPerRequest(t *testing.T) {
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) { say(x, w, "ok") })
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	buf := make([]byte, 1024)
+	send := []byte("GET /a/b HTTP/1.1\r\nHost: a\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n")
+	n := testing.AllocsPerRun(200, func() {
+		c.Write(send)
+		c.Read(buf)
+	})
+	if n > 60 {
+		t.Errorf("%v allocations per request", n)
+	}
+	t.Logf("%v allocations per request", n)
+}

@@ -19,6 +19,7 @@ type builder struct {
 	live      *Live
 	routes    map[string]*routeEntry
 	upstreams map[string]*upstreamEntry
+	consumers map[string]*consumerEntry
 }
 
 // routeEntry is a compiled route and what it was compiled from.
@@ -79,7 +80,7 @@ func (b *builder) snapshot(rev int64) *Snapshot {
 		}
 	}
 	b.globals(s, prefers)
-	b.consumers(s)
+	b.indexConsumers(s)
 	s.certs = b.certificates()
 	return s
 }
@@ -278,65 +279,5 @@ func (b *builder) globals(s *Snapshot, prefers map[string]bool) {
 		s.globals[p] = chainOf(slices.DeleteFunc(slices.Clone(list), func(m member) bool {
 			return m.plugin.PreferRoute && slices.Contains(skip, m.plugin.Name)
 		}))
-	}
-}
-
-// consumers indexes consumers by name and credential.
-func (b *builder) consumers(s *Snapshot) {
-	l := b.live
-	s.consumers, s.named = map[[32]byte]*gateway.Consumer{}, map[string]*consumer{}
-	for _, o := range inOrder(l.objects[resource.Consumers]) {
-		if o.err != nil {
-			continue
-		}
-		r := o.value.(*resource.Consumer)
-		if r.Username == "" {
-			r = &resource.Consumer{Meta: r.Meta, Username: o.ID, GroupID: r.GroupID, Plugins: r.Plugins}
-		}
-		c := &consumer{Consumer: gateway.Consumer{Username: r.Username, GroupID: string(r.GroupID), CustomID: r.Labels["custom_id"], Labels: r.Labels}}
-		if g := b.find(resource.ConsumerGroups, r.GroupID); g != nil {
-			c.add(l, g.value.(*resource.ConsumerGroup).Plugins, "consumer_groups/"+g.ID)
-		} else if r.GroupID != "" {
-			l.log.Error("stored consumer is in a group that is missing and is left out", "consumer", r.Username, "group_id", string(r.GroupID))
-			continue
-		}
-		c.add(l, r.Plugins, "consumers/"+o.ID)
-		s.named[r.Username] = c
-		for _, name := range sortedNames(r.Plugins) {
-			p := l.plugins[name]
-			if p == nil || p.ConsumerKey == nil {
-				continue
-			}
-			if m, err := readMeta(r.Plugins[name]); err != nil || m.disable {
-				continue
-			}
-			key, err := p.ConsumerKey(r.Plugins[name])
-			if err != nil {
-				l.log.Error("credential of a stored consumer cannot be used", "consumer", r.Username, "plugin", name, "err", err)
-				continue
-			}
-			k := credential(name, key)
-			if other := s.consumers[k]; other != nil {
-				l.log.Error("two stored consumers have one credential, the older keeps it", "plugin", name, "consumer", r.Username, "other", other.Username)
-				continue
-			}
-			found := c.Consumer
-			found.Config = r.Plugins[name]
-			s.consumers[k] = &found
-		}
-	}
-}
-
-// add merges plugins in; those that authenticate are credentials, not part of
-// a chain.
-func (c *consumer) add(l *Live, set resource.Plugins, owner string) {
-	for name, raw := range set {
-		if p := l.plugins[name]; p != nil && p.Auth {
-			continue
-		}
-		if c.uses == nil {
-			c.uses = map[string]use{}
-		}
-		c.uses[name] = use{raw, owner}
 	}
 }

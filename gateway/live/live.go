@@ -84,7 +84,7 @@ func New(cfg Config) (*Live, error) {
 	}
 	l.keeper = newKeeper(l.now)
 	l.instances = instances{live: l, made: map[instanceKey]*instance{}}
-	l.build = builder{live: l, routes: map[string]*routeEntry{}, upstreams: map[string]*upstreamEntry{}}
+	l.build = builder{live: l, routes: map[string]*routeEntry{}, upstreams: map[string]*upstreamEntry{}, consumers: map[string]*consumerEntry{}}
 	for i := range cfg.Plugins {
 		p := &plugin{Plugin: cfg.Plugins[i]}
 		for _, s := range []struct {
@@ -187,31 +187,33 @@ func (l *Live) follow(ctx context.Context, after int64) error {
 	}()
 	pause := time.NewTimer(settle)
 	defer pause.Stop()
+	var rev int64          // applied
+	var deadline time.Time // for rev to go live, while pending
+	pending := false       // rev is applied but not live
 	for {
-		c, ok := <-changes
-		if !ok {
-			return err
-		}
-		rev := l.apply(c)
-		deadline := l.now().Add(batch)
-		complete := false
-		for !complete && ok && l.now().Before(deadline) {
+		var settled <-chan time.Time
+		if pending {
 			pause.Reset(settle)
-			select {
-			case c, ok = <-changes:
-				if ok {
-					rev = l.apply(c)
-				}
-			case <-pause.C:
-				complete = true
+			settled = pause.C
+		}
+		select {
+		case c, ok := <-changes:
+			switch {
+			case !ok && pending:
+				l.publish(rev)
+				return err
+			case !ok:
+				return err
+			case !pending:
+				deadline = l.now().Add(batch)
+			case c.Revision != rev && l.now().After(deadline):
+				l.publish(rev) // whole: the next one has begun
+				deadline = l.now().Add(batch)
 			}
-		}
-		if !complete && ok {
-			rev-- // more of this transaction may come
-		}
-		l.publish(rev)
-		if !ok {
-			return err
+			rev, pending = l.apply(c), true
+		case <-settled:
+			l.publish(rev)
+			pending = false
 		}
 	}
 }

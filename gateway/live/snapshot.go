@@ -43,12 +43,6 @@ type Target struct {
 	prefers string // names of plugins that push out those of global rules
 }
 
-// consumer is a consumer with what it brings into a chain.
-type consumer struct {
-	gateway.Consumer
-	uses map[string]use // group first, then its own over it; no credentials
-}
-
 // Merged is the chain of a route for one consumer.
 type Merged struct {
 	Chain *gateway.Chain

@@ -115,6 +115,7 @@ func (f *flight) setForwarded() {
 // request's fields as plugins left them without those of the connection.
 func (f *flight) outgoing(to *gateway.Header) {
 	x := f.x
+	x.Req.Header.DropOwnCookies()
 	to.Reset()
 	client := x.Req.Client
 	if !client.IsValid() {
@@ -123,13 +124,13 @@ func (f *flight) outgoing(to *gateway.Header) {
 	ip := client.String()
 	to.Add("X-Real-IP", ip)
 	chain := ip
-	if len(f.p.cfg.Trusted) == 0 || f.trusted() {
+	if f.trusted() {
 		var list []string
 		for v := range x.Req.Header.Values("X-Forwarded-For") {
 			list = append(list, v)
 		}
 		if len(list) > 0 {
-			chain = strings.Join(append(list, ip), ", ")
+			chain = strings.Join(append(list, x.Req.Peer.Addr().Unmap().String()), ", ")
 		}
 	}
 	to.Add("X-Forwarded-For", chain)

@@ -131,7 +131,7 @@ func TestIdentityAndTunnels(t *testing.T) {
 			c.Close(websocket.StatusNormalClosure, "")
 			return
 		}
-		for _, name := range []string{"X-Consumer-Username", "X_consumer_username", "X-Userinfo", "Apikey"} {
+		for _, name := range []string{"X-Consumer-Username", "X_consumer_username", "Cookie", "Apikey"} {
 			fmt.Fprintf(w, "%s=%s\n", name, r.Header.Get(name))
 		}
 	}))
@@ -145,13 +145,14 @@ func TestIdentityAndTunnels(t *testing.T) {
 		req.Header.Set("Apikey", key)
 		req.Header["X_consumer_username"] = []string{"root"}
 		req.Header.Set("X-Consumer-Username", "root")
+		req.Header.Set("Cookie", "theirs=1; session=gh1.1abc; session_2=gh1.def")
 		p := (&agent{t, http.DefaultClient}).read(http.DefaultClient.Do(req))
 		return p.status, p.body
 	}
 	if status, _ := get("wrong"); status != 401 {
 		t.Errorf("wrong key: %d", status)
 	}
-	if status, body := get("anns-key"); status != 200 || !strings.Contains(body, "X-Consumer-Username=ann\nX_consumer_username=\n") || !strings.Contains(body, "Apikey=\n") {
+	if status, body := get("anns-key"); status != 200 || !strings.Contains(body, "X-Consumer-Username=ann\nX_consumer_username=\nCookie=theirs=1\n") || !strings.Contains(body, "Apikey=\n") {
 		t.Errorf("got %d %s", status, body)
 	}
 	get("anns-key")
