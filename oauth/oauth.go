@@ -93,7 +93,8 @@ type Watcher interface {
 	// Watch calls changed for every record of the kind that was written or
 	// removed, by whomever, until ctx ends. An empty key means anything may
 	// have changed (a lost connection, for example); it is also the first call,
-	// made when no later change can be missed.
+	// made when no later change can be missed. It returns early with an error
+	// when it can no longer tell: read everything again, and watch again.
 	Watch(ctx context.Context, k RecordKind, changed func(key string)) error
 }
 

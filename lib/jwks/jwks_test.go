@@ -251,3 +251,41 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParse(f *testing.F) {
+	k := ec(f, elliptic.P256())
+	good, err := Sign("ES256", "1", k, []byte(`{"sub":"ada","aud":["a"],"exp":1}`))
+	if err != nil {
+		f.Fatal(err)
+	}
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: k.Public(), KeyID: "1", Use: "sig"}, {Key: k}, {Key: []byte("0123456789abcdef0123456789abcdef")}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{good, string(keys), "eyJhbGciOiJub25lIn0.e30.", "..", `{"aud":"a","exp":1e300}`, `{"sub":"a","sub":"b"}`, `{"aud":null,"exp":null}`, `{"keys":[null,{}]}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		switch h, err := ParseHeader(in); {
+		case err != nil && fault.KindOf(err) != fault.Denied:
+			t.Errorf("header: %v", err)
+		case err == nil && (h.Algorithm == "" || len(h.KeyID) > maxKeyID || strings.Count(in, ".") != 2):
+			t.Errorf("header %+v of %q", h, in)
+		}
+		switch c, err := ParseClaims([]byte(in)); {
+		case err != nil && fault.KindOf(err) != fault.Denied:
+			t.Errorf("claims: %v", err)
+		case err == nil && (string(c.Raw) != in || c.Expires < 0 || c.Expires > 1<<53):
+			t.Errorf("claims %+v of %q", c, in)
+		}
+		set, err := ParseSet([]byte(in))
+		if err == nil && (len(set) == 0 || len(set) > MaxKeys) {
+			t.Errorf("%d keys of %q", len(set), in)
+		}
+		for _, k := range set {
+			if !k.IsPublic() || !strong(k.Key) {
+				t.Errorf("unusable key %T of %q", k.Key, in)
+			}
+		}
+	})
+}

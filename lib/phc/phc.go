@@ -114,23 +114,13 @@ func (h *Hasher) Verify(ctx context.Context, stored, password string) (bool, err
 
 // Outdated says whether a hash should be made anew when its password is next
 // seen: it is no argon2id hash, or one weaker than those made today.
-func (h *Hasher) Outdated(stored string) bool { return NeedsUpgrade(stored) }
-
-// NeedsUpgrade says whether a hash is weaker than those made today, or of
-// another kind.
-func NeedsUpgrade(stored string) bool {
+func (h *Hasher) Outdated(stored string) bool {
 	a, err := parse(stored)
 	if err != nil {
 		return true
 	}
 	k, ok := a.(argonHash)
 	return !ok || k.memory < argonMemory || k.time < argonTime || len(k.sum) < hashSize || len(k.salt) < saltSize
-}
-
-// Known says whether Verify can read a stored hash.
-func Known(stored string) bool {
-	_, err := parse(stored)
-	return err == nil
 }
 
 func (h *Hasher) enter(ctx context.Context) error {

@@ -40,8 +40,8 @@ type everything struct {
 		Deep string `json:"deep" default:"d"`
 	} `json:"nested"`
 	Pointer *element `json:"pointer"`
-	hidden  int //lint:ignore U1000 an unexported field is left out
-	Skipped int `json:"-"`
+	hidden  int      //lint:ignore U1000 an unexported field is left out
+	Skipped int      `json:"-"`
 }
 
 const everythingSchema = `{"type":"object","properties":{` +

@@ -10,8 +10,10 @@ import (
 // Limits says how many failures are let through. Each is a bucket that holds
 // Burst failures and gets one back every Refill. Zero fields take the default.
 //
-// No limit locks an account: whoever has signed in from an address before may
-// always try from there, however many others guess from elsewhere.
+// Others who guess from elsewhere lock nobody out of a known address: where
+// somebody has signed in before, Account does not count. Pair and Address count
+// there too, so failures from that same address (or its /64) make it wait. At
+// most Entries such addresses are known, and only until a restart.
 type Limits struct {
 	Pair    Rate // one address at one account: 5, one per 30 s
 	Address Rate // one address at all accounts: 50, one per 5 s

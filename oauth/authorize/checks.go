@@ -233,7 +233,7 @@ func (e *Endpoint) checkScope(_ context.Context, q *request) error {
 
 func (e *Endpoint) checkAudience(_ context.Context, q *request) error {
 	for _, a := range strings.Fields(q.params.Get("audience")) {
-		if !slices.ContainsFunc(q.client.Audience, func(have string) bool { return matchAudience(have, a) }) {
+		if !q.client.AllowsAudience(a) {
 			return invalid("The client is not allowed to request the audience '" + printable(a) + "'.")
 		}
 		if !slices.Contains(q.Audience, a) {
@@ -241,27 +241,6 @@ func (e *Endpoint) checkAudience(_ context.Context, q *request) error {
 		}
 	}
 	return nil
-}
-
-// matchAudience says whether a registered audience covers a requested one: the
-// same, or the same address and a path below.
-func matchAudience(have, want string) bool {
-	if have == want {
-		return true
-	}
-	h, err := url.Parse(have)
-	if err != nil || h.Host == "" || h.RawQuery != "" {
-		return false
-	}
-	w, err := url.Parse(want)
-	if err != nil || w.Scheme != h.Scheme || w.Host != h.Host || w.User != nil || w.RawQuery != "" || w.Fragment != "" {
-		return false
-	}
-	base, path := strings.TrimRight(h.EscapedPath(), "/"), w.EscapedPath()
-	if strings.Contains(path, "..") || strings.Contains(path, "%") || strings.Contains(path, "//") {
-		return false
-	}
-	return path == base || strings.HasPrefix(path, base+"/")
 }
 
 func (e *Endpoint) checkNonce(_ context.Context, q *request) error {

@@ -50,6 +50,8 @@ func TestErrorsGoOnlyToCheckedAddresses(t *testing.T) {
 		{"long state", params("state", strings.Repeat("s", 3000)), false, "invalid_request"},
 		{"unknown scope", params("scope", "openid nope"), false, "invalid_scope"},
 		{"audience", params("audience", "https://evil.example"), false, "invalid_request"},
+		{"audience below one with userinfo", params("audience", "https://own.example/a/x"), false, "invalid_request"},
+		{"audience below one with a fragment", params("audience", "https://own.example/b/x"), false, "invalid_request"},
 		{"response type", params("response_type", "token"), false, "unsupported_response_type"},
 		{"no response type", params("response_type", ""), false, "unsupported_response_type"},
 		{"request", params("request", "a.b.c"), false, "request_not_supported"},

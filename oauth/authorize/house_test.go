@@ -101,7 +101,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{t: t, now: &clock{at: time.Date(2026, 11, 23, 7, 25, 26, 0, time.UTC)}}
 	h.clients = map[string]*oauth.Client{
 		webID: {ID: webID, RedirectURIs: []string{"http://other.example/", cb}, GrantTypes: []string{"authorization_code"}, ResponseTypes: []string{"code", "id_token"},
-			Scope: "openid offline photos.*", Audience: []string{"https://api.example"}, TokenEndpointAuthMethod: "client_secret_basic",
+			Scope: "openid offline photos.*", Audience: []string{"https://api.example", "https://u@own.example/a", "https://own.example/b#f"}, TokenEndpointAuthMethod: "client_secret_basic",
 			PostLogoutRedirectURIs: []string{"http://app.example/logged-out"}},
 		appID: {ID: appID, RedirectURIs: []string{"http://127.0.0.1/cb"}, Scope: "photos.read", TokenEndpointAuthMethod: "none"},
 	}

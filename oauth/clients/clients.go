@@ -84,19 +84,19 @@ func New(cfg Config) *Registry {
 }
 
 // Run follows changes of the store until ctx ends, if the store tells of them.
+// While a watch cannot be had the cache is as good as without Run.
 func (r *Registry) Run(ctx context.Context) {
 	w, ok := r.cfg.Store.(oauth.Watcher)
 	if !ok {
 		return
 	}
 	for ctx.Err() == nil {
-		r.forget("")
-		r.watched.Store(true)
-		err := w.Watch(ctx, oauth.Clients, r.forget)
-		if err == nil {
-			<-ctx.Done() // the store goes on telling
-			return
-		}
+		err := w.Watch(ctx, oauth.Clients, func(id string) {
+			r.forget(id)
+			if id == "" { // from here on nothing is missed
+				r.watched.Store(true)
+			}
+		})
 		r.watched.Store(false)
 		if ctx.Err() == nil {
 			r.log.Warn("watching clients", "err", err)

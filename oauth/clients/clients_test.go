@@ -1,10 +1,12 @@
 package clients
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
@@ -381,4 +383,54 @@ func FuzzPatch(f *testing.F) {
 			t.Fatalf("%s", out)
 		}
 	})
+}
+
+// flaky is a store whose watches the test begins and ends.
+type flaky struct {
+	oauth.Store
+	watches chan func(key string) // one for every call of Watch
+	fail    chan error            // ends it
+}
+
+func (f *flaky) Watch(ctx context.Context, _ oauth.RecordKind, changed func(key string)) error {
+	select {
+	case f.watches <- changed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-f.fail:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestWatchIsUpOnceItBegan: a watch counts from its first call on, and a
+// failed one is told to the log, counts no longer and is tried again.
+func TestWatchIsUpOnceItBegan(t *testing.T) {
+	ck, s := start()
+	f := &flaky{Store: s, watches: make(chan func(string)), fail: make(chan error)}
+	var log bytes.Buffer // read after Run
+	r := New(Config{Store: f, Hasher: plainHasher{}, Now: ck.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.Run(ctx) }()
+	for range 2 {
+		changed := <-f.watches
+		if r.watched.Load() {
+			t.Error("the watch counts before it began")
+		}
+		changed("")
+		if !r.watched.Load() {
+			t.Error("the watch does not count though it began")
+		}
+		f.fail <- errors.New("LISTEN failed")
+	}
+	<-f.watches // the third try
+	cancel()
+	<-ended
+	if n := strings.Count(log.String(), "LISTEN failed"); n != 2 {
+		t.Errorf("%d warnings, want 2: %s", n, &log)
+	}
 }

@@ -70,7 +70,8 @@ type Ring struct {
 	seal    *seal.Ring
 	now     func() time.Time
 	log     *slog.Logger
-	watched atomic.Bool // the store tells of changes
+	watched atomic.Bool  // the store tells of changes
+	changes atomic.Int64 // told by the store so far
 
 	state   atomic.Pointer[state]
 	loading sync.Mutex // one load or generation at a time

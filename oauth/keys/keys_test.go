@@ -1,8 +1,11 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -333,5 +336,59 @@ func BenchmarkSignEdDSA(b *testing.B) {
 	}
 	for b.Loop() {
 		r.Sign(context.Background(), IDToken, "", "JWT", []byte(`{"sub":"a"}`))
+	}
+}
+
+// flaky is a store whose watches the test begins and ends.
+type flaky struct {
+	oauth.Store
+	watches chan func(key string) // one for every call of Watch
+	fail    chan error            // ends it
+}
+
+func (f *flaky) Watch(ctx context.Context, _ oauth.RecordKind, changed func(key string)) error {
+	select {
+	case f.watches <- changed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-f.fail:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestWatchIsUpOnceItBegan: a watch counts from its first call on, and a
+// failed one is told to the log, counts no longer and is tried again.
+func TestWatchIsUpOnceItBegan(t *testing.T) {
+	c := newClock()
+	s := memory.NewRecords(c.now)
+	f := &flaky{Store: s, watches: make(chan func(string)), fail: make(chan error)}
+	var log bytes.Buffer // read after Run
+	r, err := Open(t.Context(), Config{Store: f, Secrets: secret, Alg: "ES256", Now: c.now, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.Run(ctx) }()
+	for range 2 {
+		changed := <-f.watches
+		if r.watched.Load() {
+			t.Error("the watch counts before it began")
+		}
+		changed("")
+		if !r.watched.Load() {
+			t.Error("the watch does not count though it began")
+		}
+		f.fail <- errors.New("LISTEN failed")
+	}
+	<-f.watches // the third try
+	cancel()
+	<-ended
+	if n := strings.Count(log.String(), "LISTEN failed"); n != 2 {
+		t.Errorf("%d warnings, want 2: %s", n, &log)
 	}
 }

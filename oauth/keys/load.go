@@ -77,6 +77,7 @@ func (r *Ring) fresh(st *state) bool {
 
 // load reads all keys and swaps the picture.
 func (r *Ring) load(ctx context.Context) error {
+	seen := r.changes.Load()
 	st := &state{sets: map[string][]*key{}, heads: map[string]int64{}, read: r.now()}
 	var after string
 	for n := 0; ; {
@@ -113,6 +114,9 @@ func (r *Ring) load(ctx context.Context) error {
 		return err
 	}
 	r.state.Store(st)
+	if r.changes.Load() != seen {
+		r.outdate() // something changed while we read
+	}
 	return nil
 }
 

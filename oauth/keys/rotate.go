@@ -33,16 +33,16 @@ func (r *Ring) Run(ctx context.Context) {
 	}
 }
 
-// follow marks the picture stale whenever the store tells of a change.
+// follow marks the picture stale whenever the store tells of a change. While a
+// watch cannot be had the store is read every second, as without Run.
 func (r *Ring) follow(ctx context.Context, w oauth.Watcher) {
 	for ctx.Err() == nil {
-		r.watched.Store(true)
-		r.stale()
-		err := w.Watch(ctx, oauth.Keys, func(string) { r.stale() })
-		if err == nil {
-			<-ctx.Done() // the store goes on telling
-			return
-		}
+		err := w.Watch(ctx, oauth.Keys, func(name string) {
+			r.stale()
+			if name == "" { // from here on nothing is missed
+				r.watched.Store(true)
+			}
+		})
 		r.watched.Store(false)
 		if ctx.Err() == nil {
 			r.log.Warn("watching signing keys", "err", err)
@@ -57,6 +57,12 @@ func (r *Ring) follow(ctx context.Context, w oauth.Watcher) {
 // stale makes the next use read the store. A load under way may have read
 // what was there before; the compare-and-swap loop marks whatever it stored.
 func (r *Ring) stale() {
+	r.changes.Add(1)
+	r.outdate()
+}
+
+// outdate makes the next look at the picture read the store.
+func (r *Ring) outdate() {
 	for {
 		st := r.state.Load()
 		if st == nil {

@@ -291,6 +291,17 @@ func TestExactUnderConcurrency(t *testing.T) {
 	}
 }
 
+func (c *counters) len() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		n += len(s.keys)
+		s.mu.Unlock()
+	}
+	return n
+}
+
 func TestKeysAreBounded(t *testing.T) {
 	c := newCounters()
 	now := time.Unix(1000, 0)

@@ -136,14 +136,3 @@ func (s *shard) makeRoom(now time.Time) {
 	}
 	delete(s.keys, victim)
 }
-
-func (c *counters) len() int {
-	n := 0
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.Lock()
-		n += len(s.keys)
-		s.mu.Unlock()
-	}
-	return n
-}

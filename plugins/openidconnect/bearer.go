@@ -86,7 +86,8 @@ func (p *relyingParty) check(x *gateway.Exchange, token string) (*checked, error
 		return nil, denied("token is too long")
 	}
 	local := p.bearerKey != nil || p.UseJWKS
-	cached := local && !p.VerificationNoCache || !local && !p.IntrospectionNoCache
+	// With introspection_addon_headers the answer depends on the request too.
+	cached := local && !p.VerificationNoCache || !local && !p.IntrospectionNoCache && len(p.IntrospectionHeaders) == 0
 	if cached {
 		if c, ok := p.tokens.get(token); ok {
 			return c, nil
@@ -270,7 +271,8 @@ func includes(aud any, id string) bool {
 
 // policy names what a verdict on a token depends on, for the cache of verdicts.
 func policy(c *conf) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %v %q %v %q %d %d %q %q %v", c.Discovery, c.ClientID, c.ClientSecret, c.PublicKey, c.UseJWKS,
-		c.SigningAlg, c.ClaimValidator, c.Introspection, c.IntrospectionInterval, c.IATSlack, c.IntrospectionExpiry, c.CacheSegment, c.verify))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %v %q %v %q %d %d %q %q %v %q %q", c.Discovery, c.ClientID, c.ClientSecret, c.PublicKey, c.UseJWKS,
+		c.SigningAlg, c.ClaimValidator, c.Introspection, c.IntrospectionInterval, c.IATSlack, c.IntrospectionExpiry, c.CacheSegment, c.verify,
+		c.IntrospectionHeaders, c.IntrospectionAuth))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

@@ -183,3 +183,39 @@ func TestIntrospection(t *testing.T) {
 		t.Errorf("nothing presented: %s", show(r))
 	}
 }
+
+// What the provider says may depend on more than the token.
+func TestIntrospectionVerdictsAreNotMixed(t *testing.T) {
+	o := newOP(t)
+	env := newEnv(o)
+	with := func(more map[string]any) map[string]any {
+		c := map[string]any{"bearer_only": true, "introspection_endpoint": issuer + "/introspect"}
+		maps.Copy(c, more)
+		return c
+	}
+	o.tokens["good"] = map[string]any{"active": true}
+	asked := func(p *relyingParty) bool {
+		t.Helper()
+		n := o.count("/introspect")
+		if _, r := bearer(p, "Bearer good"); r != nil {
+			t.Error(show(r))
+		}
+		return o.count("/introspect") > n
+	}
+	basic := guard(t, env, with(nil))
+	if !asked(basic) || asked(basic) {
+		t.Error("a plain verdict is to be remembered")
+	}
+	if !asked(guard(t, env, with(map[string]any{"introspection_endpoint_auth_method": "client_secret_post"}))) {
+		t.Error("verdict of another authentication method is used")
+	}
+	tenant := guard(t, env, with(map[string]any{"introspection_addon_headers": []string{"X-Tenant"}}))
+	if !asked(tenant) || !asked(tenant) {
+		t.Error("verdict is used for a request with other headers")
+	}
+	a, b := &conf{}, &conf{}
+	b.IntrospectionHeaders = []string{"X-Tenant"}
+	if policy(a) == policy(b) {
+		t.Error("introspection_addon_headers are not part of the policy")
+	}
+}

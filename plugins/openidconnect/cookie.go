@@ -61,6 +61,7 @@ func (p *relyingParty) takeCookies(h *gateway.Header) *jar {
 // take keeps a cookie when it is ours. Of two with the same name the first
 // counts: browsers send the more specific one first.
 func (j *jar) take(prefix, name, value string) bool {
+	value = strings.TrimPrefix(value, gateway.OwnCookie)
 	tail, ok := strings.CutPrefix(name, prefix)
 	if !ok {
 		return false
@@ -152,7 +153,7 @@ func (p *relyingParty) attributes(x *gateway.Exchange, sameSite string) string {
 // be too many.
 func (p *relyingParty) setChunks(x *gateway.Exchange, j *jar, value string) bool {
 	attr := p.attributes(x, p.Session.SameSite)
-	room := maxCookie - len(attr) - len(p.Session.Name) - len("_2=") - 1
+	room := maxCookie - len(attr) - len(p.Session.Name) - len("_2=") - 1 - len(gateway.OwnCookie)
 	n := (len(value) + room - 1) / room
 	if room < 256 || n > maxChunks {
 		return false
@@ -167,7 +168,7 @@ func (p *relyingParty) setChunks(x *gateway.Exchange, j *jar, value string) bool
 			if i == 0 {
 				part = strconv.Itoa(n) + part
 			}
-			x.Answer.Add("Set-Cookie", name+"="+part+attr)
+			x.Answer.Add("Set-Cookie", name+"="+gateway.OwnCookie+part+attr)
 		case j.chunks[i] != "":
 			x.Answer.Add("Set-Cookie", name+"="+attr+"; Max-Age=0")
 		}

@@ -114,7 +114,7 @@ func (p *relyingParty) setAttempt(x *gateway.Exchange, j *jar, a attempt) error 
 	}
 	name := p.attemptName(a.State)
 	box := p.ring.Seal(nil, raw, []byte(name))
-	x.Answer.Add("Set-Cookie", fmt.Sprintf("%s=%s%s; Max-Age=%d", name, base64.RawURLEncoding.EncodeToString(box), attr, int(attemptLife/time.Second)))
+	x.Answer.Add("Set-Cookie", fmt.Sprintf("%s=%s%s%s; Max-Age=%d", name, gateway.OwnCookie, base64.RawURLEncoding.EncodeToString(box), attr, int(attemptLife/time.Second)))
 	return nil
 }
 

@@ -319,7 +319,10 @@ func (p *relyingParty) renewed(x *gateway.Exchange, j *jar, s *session) (*sessio
 		s = r.session
 	}
 	now := p.env.Now().Unix()
-	if now >= s.RenewAt && p.RenewOnExpiry {
+	// A session that keeps no access token does not end with it. One from
+	// before session_contents was changed still holds one, or lacks it.
+	holds := p.keep.AccessToken || s.Access != ""
+	if holds && now >= s.RenewAt && p.RenewOnExpiry {
 		next, err := p.refresh(x.Ctx, s)
 		switch {
 		case err == nil:

@@ -375,6 +375,32 @@ func TestRefreshFails(t *testing.T) {
 			t.Error(show(r))
 		}
 	})
+	t.Run("access token not kept", func(t *testing.T) {
+		o := newOP(t)
+		o.expires = 100
+		p := guard(t, newEnv(o), map[string]any{"session_contents": map[string]any{"id_token": true, "user": true}})
+		b := newBrowser(t)
+		b.signIn(o, p, "/")
+		for range 3 {
+			o.clock.pass(101 * time.Second)
+			if r := b.get(p, "/"); r != nil || b.x.Req.Header.Has("X-Access-Token") || o.count("/token") != 1 {
+				t.Fatal(show(r))
+			}
+		}
+		o.clock.pass(900 * time.Second)
+		if r := b.get(p, "/"); status(r) != 302 {
+			t.Errorf("after idling_timeout: %s", show(r))
+		}
+	})
+	t.Run("access token no longer kept", func(t *testing.T) {
+		o, p, b := start(t, map[string]any{"session_contents": map[string]any{"id_token": true, "user": true}})
+		for range 2 {
+			o.clock.pass(101 * time.Second)
+			if r := b.get(p, "/"); r != nil || b.x.Req.Header.Has("X-Access-Token") {
+				t.Error("an expired token travels on: ", show(r))
+			}
+		}
+	})
 	t.Run("no refresh token", func(t *testing.T) {
 		o := newOP(t)
 		o.expires = 100

@@ -50,9 +50,9 @@ type database struct {
 }
 
 // open opens, or creates, dir/name.db, takes its lock and brings its tables up
-// to date. It fails with fault.Conflict when another process has the file, or
-// when a newer program wrote it.
-func open(ctx context.Context, dir, name string) (_ *database, err error) {
+// to date, and prepares the queries of its views. It fails with fault.Conflict
+// when another process has the file, or when a newer program wrote it.
+func open(ctx context.Context, dir, name string, views ...string) (_ *database, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("creating the data directory: %w", err)
 	}
@@ -85,6 +85,11 @@ func open(ctx context.Context, dir, name string) (_ *database, err error) {
 	d.readDB.SetMaxIdleConns(readers)
 	if err := d.readDB.PingContext(ctx); err != nil {
 		return nil, d.failed("opening", err)
+	}
+	for _, query := range views {
+		if _, err := d.prepared(ctx, query); err != nil {
+			return nil, d.failed("opening", err)
+		}
 	}
 	conn, err := d.writeDB.Conn(ctx)
 	if err != nil {
@@ -174,19 +179,34 @@ func (d *database) close() error {
 	return errors.Join(errs...)
 }
 
-// prepared returns the statement for readers. Texts are few: they are built
-// from constants only.
-func (d *database) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+// known returns the statement for readers if there is one already.
+func (d *database) known(query string) *sql.Stmt {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if st, ok := d.stmts[query]; ok {
+	return d.stmts[query]
+}
+
+// prepared returns the statement for readers. Texts are few: they are built
+// from constants only. It may wait for a connection, so the caller must not
+// have one, and d.mu is not held meanwhile.
+func (d *database) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	if st := d.known(query); st != nil {
 		return st, nil
 	}
 	st, err := d.readDB.PrepareContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	d.stmts[query] = st
+	d.mu.Lock()
+	first, ok := d.stmts[query]
+	if !ok {
+		d.stmts[query] = st
+	}
+	d.mu.Unlock()
+	if ok { // someone else was faster
+		st.Close()
+		return first, nil
+	}
 	return st, nil
 }
 
@@ -216,7 +236,9 @@ func (d *database) scan(rows *sql.Rows, each func(scan func(...any) error) error
 	return nil
 }
 
-// view runs f in a transaction that sees one state of the file.
+// view runs f in a transaction that sees one state of the file. It has a
+// connection and never waits for another: queries that were not given to open
+// are prepared on its own, each time.
 func (d *database) view(ctx context.Context, f func(query func(query string, args []any, each func(scan func(...any) error) error) error) error) error {
 	tx, err := d.readDB.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
@@ -224,11 +246,13 @@ func (d *database) view(ctx context.Context, f func(query func(query string, arg
 	}
 	defer tx.Rollback()
 	return f(func(query string, args []any, each func(scan func(...any) error) error) error {
-		st, err := d.prepared(ctx, query)
-		if err != nil {
-			return d.failed("reading", err)
+		var rows *sql.Rows
+		var err error
+		if st := d.known(query); st != nil {
+			rows, err = tx.StmtContext(ctx, st).QueryContext(ctx, args...)
+		} else {
+			rows, err = tx.QueryContext(ctx, query, args...)
 		}
-		rows, err := tx.StmtContext(ctx, st).QueryContext(ctx, args...)
 		if err != nil {
 			return d.failed("reading", err)
 		}

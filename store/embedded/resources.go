@@ -36,7 +36,7 @@ type Resources struct {
 // OpenResources opens dir/gateway.db, and creates it when it is not there. It
 // fails with fault.Conflict when another process has it open.
 func OpenResources(ctx context.Context, dir string) (*Resources, error) {
-	d, err := open(ctx, dir, "gateway")
+	d, err := open(ctx, dir, "gateway", readRevision, listObjects, readState, findChange, listChanges)
 	if err != nil {
 		return nil, err
 	}
@@ -56,6 +56,15 @@ func (s *Resources) Close() error {
 }
 
 const objectColumns = "kind, id, create_revision, revision, expires, json"
+
+// The queries of views.
+const (
+	readRevision = "SELECT revision FROM state"
+	listObjects  = "SELECT " + objectColumns + " FROM objects WHERE (?1 = '' OR kind = ?1) AND (expires IS NULL OR expires > ?2) ORDER BY create_revision, id, kind"
+	readState    = "SELECT revision, pruned_revision, pruned_seq FROM state"
+	findChange   = "SELECT coalesce(max(seq), ?2) FROM changes WHERE revision <= ?1"
+	listChanges  = "SELECT seq, revision, create_revision, kind, id, expires, json FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"
+)
 
 func scanObject(scan func(...any) error) (resource.Object, error) {
 	var o resource.Object
@@ -87,10 +96,10 @@ func (s *Resources) List(ctx context.Context, k resource.Kind) (objs []resource.
 		k = "\ufffd" // no such kind
 	}
 	err = s.view(ctx, func(query func(string, []any, func(func(...any) error) error) error) error {
-		if err := query("SELECT revision FROM state", nil, func(scan func(...any) error) error { return scan(&revision) }); err != nil {
+		if err := query(readRevision, nil, func(scan func(...any) error) error { return scan(&revision) }); err != nil {
 			return err
 		}
-		return query("SELECT "+objectColumns+" FROM objects WHERE (?1 = '' OR kind = ?1) AND (expires IS NULL OR expires > ?2) ORDER BY create_revision, id, kind",
+		return query(listObjects,
 			[]any{string(k), s.now().UnixMicro()}, func(scan func(...any) error) error {
 				o, err := scanObject(scan)
 				objs = append(objs, o)
@@ -255,7 +264,7 @@ func (s *Resources) sweeper(ctx context.Context) {
 type state struct{ revision, prunedRevision, prunedSeq int64 }
 
 func stateOf(t *tx) (st state, err error) {
-	_, err = t.row("SELECT revision, pruned_revision, pruned_seq FROM state", nil, &st.revision, &st.prunedRevision, &st.prunedSeq)
+	_, err = t.row(readState, nil, &st.revision, &st.prunedRevision, &st.prunedSeq)
 	return st, err
 }
 
@@ -316,7 +325,7 @@ func (s *Resources) Watch(ctx context.Context, after int64) iter.Seq2[resource.C
 func (s *Resources) changes(ctx context.Context, after int64, seq *int64) (news []resource.Change, err error) {
 	err = s.view(ctx, func(query func(string, []any, func(func(...any) error) error) error) error {
 		var st state
-		if err := query("SELECT revision, pruned_revision, pruned_seq FROM state", nil, func(scan func(...any) error) error {
+		if err := query(readState, nil, func(scan func(...any) error) error {
 			return scan(&st.revision, &st.prunedRevision, &st.prunedSeq)
 		}); err != nil {
 			return err
@@ -325,7 +334,7 @@ func (s *Resources) changes(ctx context.Context, after int64, seq *int64) (news 
 		if *seq < 0 {
 			if lost = after < st.prunedRevision || after > st.revision; !lost {
 				*seq = st.prunedSeq
-				if err := query("SELECT coalesce(max(seq), ?2) FROM changes WHERE revision <= ?1", []any{after, st.prunedSeq},
+				if err := query(findChange, []any{after, st.prunedSeq},
 					func(scan func(...any) error) error { return scan(seq) }); err != nil {
 					return err
 				}
@@ -334,7 +343,7 @@ func (s *Resources) changes(ctx context.Context, after int64, seq *int64) (news 
 		if lost {
 			return fault.New(fault.Conflict, "the changes after this revision are not known any more")
 		}
-		return query("SELECT seq, revision, create_revision, kind, id, expires, json FROM changes WHERE seq > ? ORDER BY seq LIMIT ?",
+		return query(listChanges,
 			[]any{*seq, watchPage}, func(scan func(...any) error) error {
 				var c resource.Change
 				var expires sql.NullInt64

@@ -207,9 +207,22 @@ func TestDSN(t *testing.T) {
 	}
 }
 
-// TestWatchReconnects: a lost connection is told with an empty key, and then
-// everything is as before.
-func TestWatchReconnects(t *testing.T) {
+// TestWatchFails: a watch that cannot begin says so at once, without a call.
+func TestWatchFails(t *testing.T) {
+	dsn := migrated(t)
+	s := openRecords(t, dsn)
+	admin(t, dsn, "ALTER TABLE gatehouse_watched_kinds RENAME TO elsewhere")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := s.Watch(ctx, oauth.Keys, func(string) { t.Error("told that the watch began") })
+	if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "gatehouse_watched_kinds") {
+		t.Fatalf("got %v, want what is wrong", err)
+	}
+}
+
+// TestWatchLost: a lost connection ends the watch with an error, and a new one
+// begins with an empty key.
+func TestWatchLost(t *testing.T) {
 	dsn := migrated(t)
 	s, other := openRecords(t, dsn), openRecords(t, dsn)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -217,7 +230,14 @@ func TestWatchReconnects(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { s.Watch(ctx, oauth.Keys, func(key string) { seen <- key }) })
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			err := s.Watch(ctx, oauth.Keys, func(key string) { seen <- key })
+			if ctx.Err() == nil && fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("a lost connection: got %v", err)
+			}
+		}
+	})
 	next := func(want string) {
 		t.Helper()
 		select {

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	channel      = "gatehouse_records"    // its messages: kind, space, key; sent by a trigger
-	listenProbe  = 15 * time.Second       // of silence, after which the connection is tried
-	probeTimeout = 5 * time.Second        // for the answer
-	firstRetry   = 50 * time.Millisecond  // after a lost connection, doubled up to lastRetry
-	lastRetry    = 500 * time.Millisecond // so that a cache is stale for a second at most
+	channel      = "gatehouse_records" // its messages: kind, space, key; sent by a trigger
+	listenProbe  = 15 * time.Second    // of silence, after which the connection is tried
+	probeTimeout = 5 * time.Second     // for the answer
 )
 
-// Watch implements oauth.Watcher over a connection of its own. It starts, and
-// comes back after each loss of the connection, with an empty key.
+// Watch implements oauth.Watcher over a connection of its own. When that cannot
+// be made or is lost it returns why: what happens until the caller watches
+// again, and is called with an empty key, is not told.
 func (s *Records) Watch(ctx context.Context, k oauth.RecordKind, changed func(key string)) error {
+	asked := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	closed := false
@@ -36,25 +36,16 @@ func (s *Records) Watch(ctx context.Context, k oauth.RecordKind, changed func(ke
 		case <-ctx.Done():
 		}
 	}()
-	wait := firstRetry
-	for ctx.Err() == nil {
-		s.listen(ctx, k, func(key string) {
-			wait = firstRetry
-			changed(key)
-		})
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, lastRetry)
-	}
-	err := ctx.Err()
+	err := s.listen(ctx, k, changed)
 	cancel()
 	<-ended
-	if closed {
+	switch {
+	case closed:
 		return fault.New(fault.Unavailable, "the store is closed")
+	case asked.Err() != nil:
+		return asked.Err()
 	}
-	return err
+	return failed("watching", err)
 }
 
 // listen calls changed until the connection is lost or ctx ends.
@@ -93,7 +84,7 @@ func (s *Records) listen(ctx context.Context, k oauth.RecordKind, changed func(k
 			err := conn.Ping(probe)
 			cancel()
 			if err != nil {
-				return err
+				return fault.Wrap(fault.Unavailable, "the database does not answer", err)
 			}
 		default:
 			return err

@@ -22,6 +22,7 @@ func Records(t *testing.T, open func(*testing.T) oauth.Store) {
 		name string
 		f    func(*testing.T, oauth.Store)
 	}{
+		{"ColdRace", recordsColdRace}, // first: nothing was read before
 		{"PutAndGet", recordsPutGet},
 		{"Generations", recordsGenerations},
 		{"AllOrNothing", recordsAllOrNothing},

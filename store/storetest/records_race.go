@@ -11,6 +11,46 @@ import (
 	"gatehouse/oauth"
 )
 
+// recordsColdRace reads a store that nobody has read before, by queries of
+// many shapes at once: the readers may not wait for each other.
+func recordsColdRace(t *testing.T, s oauth.Store) {
+	r := full(t)
+	must(t, s.Put(t.Context(), r))
+	r.Generation = 1
+	ctx, cancel := context.WithTimeout(t.Context(), coldPatience)
+	defer cancel()
+	var got [2 * coldReaders][]oauth.Record
+	var errs [2 * coldReaders]error
+	race(len(errs), func(i int) {
+		if i >= coldReaders {
+			refs := []oauth.Ref{ref(r)}
+			for n := range i % 8 {
+				refs = append(refs, oauth.Ref{Kind: oauth.Keys, Key: fmt.Sprint(t.Name(), "missing", n)})
+			}
+			got[i], errs[i] = s.Get(ctx, refs...)
+			return
+		}
+		q := oauth.Query{Kind: r.Kind, Family: r.Family}
+		if i&1 != 0 {
+			q.Client = r.Client
+		}
+		if i&2 != 0 {
+			q.Subject = r.Subject
+		}
+		if i&4 != 0 {
+			q.Session = r.Session
+		}
+		got[i], errs[i] = s.List(ctx, q)
+	})
+	for i, err := range errs {
+		if err != nil {
+			t.Errorf("reader %d: %v", i, err)
+			continue
+		}
+		sameRecords(t, got[i], r)
+	}
+}
+
 func recordsTakeRace(t *testing.T, s oauth.Store) {
 	for round := range rounds {
 		r := oauth.Record{Kind: oauth.Flows, Key: fmt.Sprint(t.Name(), round), Data: []byte("data")}

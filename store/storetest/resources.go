@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -15,6 +17,11 @@ import (
 
 // Resources is the contract of resource.Store.
 func Resources(t *testing.T, open func(*testing.T) resource.Store) {
+	t.Run("ColdRace", func(t *testing.T) {
+		for range coldStores {
+			resourcesColdRace(t, open(t))
+		}
+	})
 	s := open(t)
 	for _, c := range []struct {
 		name string
@@ -63,6 +70,38 @@ func ResourcesReopen(t *testing.T, open func(*testing.T) resource.Store, reopen 
 	}
 	if next := apply(t, s, put("a", "9")); next <= news[2].Revision {
 		t.Fatalf("the revision went from %d to %d", news[2].Revision, next)
+	}
+}
+
+// resourcesColdRace reads a store that nobody has read before, in every way at
+// once: the readers may not wait for each other.
+func resourcesColdRace(t *testing.T, s resource.Store) {
+	apply(t, s, put("a", "1"), put("b", "2"))
+	ctx, cancel := context.WithTimeout(t.Context(), coldPatience)
+	defer cancel()
+	var errs [2 * coldReaders]error
+	race(len(errs), func(i int) {
+		switch {
+		case i < coldReaders:
+			kinds := []resource.Kind{resource.Routes, ""}
+			objs, _, err := s.List(ctx, kinds[i%len(kinds)])
+			if errs[i] = err; err == nil && len(objs) != 2 {
+				errs[i] = fmt.Errorf("a list of %d, want 2", len(objs))
+			}
+		case i%2 == 0:
+			_, errs[i] = s.Get(ctx, resource.Routes, "a")
+		default:
+			errs[i] = errors.New("the watch ended without a change")
+			for _, err := range s.Watch(ctx, 0) {
+				errs[i] = err
+				break
+			}
+		}
+	})
+	for i, err := range errs {
+		if err != nil {
+			t.Errorf("reader %d: %v", i, err)
+		}
 	}
 }
 

@@ -21,6 +21,14 @@ const (
 	rounds = 100
 )
 
+// coldReaders is how many goroutines list a store that nobody has read before,
+// while as many read it in other ways, coldPatience how long they may take.
+const (
+	coldReaders  = 32
+	coldStores   = 3 // tried, where another one costs little
+	coldPatience = 8 * time.Second
+)
+
 // patience bounds every wait for something that must happen.
 const patience = 20 * time.Second
 
