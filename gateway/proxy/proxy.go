@@ -122,7 +122,7 @@ func (p *Proxy) flight(x *gateway.Exchange) *flight {
 func (f *flight) run(w *engine.Writer) {
 	x := f.x
 	dropHop(x)        // what belongs to the client's connection
-	dropIdentity(x)    // what only this gateway may say
+	dropIdentity(x)   // what only this gateway may say
 	f.dropForwarded() // what only a trusted peer may say
 	f.setForwarded()  // what we saw instead
 
