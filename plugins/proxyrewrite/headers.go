@@ -102,6 +102,9 @@ func edits(m map[string][]string) ([]edit, error) {
 		}
 		e := edit{name: name}
 		for _, v := range m[name] {
+			if strings.ContainsAny(v, "\r\n\x00") {
+				return nil, fmt.Errorf("the value of %s has a line break", name)
+			}
 			t, err := gateway.ParseTemplate(v)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)

@@ -53,6 +53,7 @@ func TestConfig(t *testing.T) {
 		{`{"regex_uri":["(","/b"]}`, "regex_uri"},
 		{`{"regex_uri":["(?=a)","/b"]}`, "lookaheads are not supported"},
 		{`{"uri":"/x","use_real_request_uri_unsafe":true}`, "cannot be combined"},
+		{`{"headers":{"set":{"X-A":"a\r\nX-B: c"}}}`, "line break"},
 		{`{"headers":{"X A":"1"}}`, "no name of a header field"},
 		{`{"headers":{"Content-Length":"1"}}`, "belongs to the connection"},
 		{`{"headers":{"remove":["transfer_encoding"]}}`, "belongs to the connection"},
