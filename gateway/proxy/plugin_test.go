@@ -14,7 +14,6 @@ import (
 type trace struct {
 	name string
 	c    traceConf
-	now  func() // not used; an instance is told nothing of requests
 }
 
 type traceConf struct {
