@@ -168,6 +168,7 @@ func TestFormLimits(t *testing.T) {
 	form.Set("more", strings.Repeat("x", maxForm))
 	b.do("POST", "/login", form.Encode()).has(t, 413)
 	b.do("POST", "/login", "a=%zz").has(t, 400)
+	b.do("POST", "/login", "email=a&email=b").has(t, 400)
 	b.header.Set("Content-Type", "application/json")
 	b.do("POST", "/login", "{}").has(t, 415)
 	b.header.Del("Content-Type")

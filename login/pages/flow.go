@@ -49,6 +49,12 @@ func (s *site) answered(k oauth.ChallengeKind, act func(*visit, *oauth.Challenge
 			v.problem(http.StatusBadRequest, "invalid", "")
 			return
 		}
+		for name, values := range r.PostForm {
+			if len(values) > 1 && name != "grant_scope" {
+				v.problem(http.StatusBadRequest, "invalid", "")
+				return
+			}
+		}
 		challenge := r.PostForm.Get("challenge")
 		if !s.genuine(r, k, challenge, r.PostForm.Get("_csrf")) {
 			v.forged(k, challenge)
