@@ -25,7 +25,7 @@ func (d *Daemon) startLogin(ctx context.Context) error {
 	}
 	d.closers = append(d.closers, closeUsers)
 	if some, err := users.List(ctx, "", 1); err == nil && len(some) == 0 {
-		d.log.Warn("no user can sign in yet; add one with: gatehouse users add you@example.com --password-stdin")
+		d.log.Info("no user can sign in yet; add one with: gatehouse users add you@example.com --password-stdin")
 	}
 	secret, _, err := secretFile(c.Data, loginSecretFile, longSecret)
 	if err != nil {
