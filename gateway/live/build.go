@@ -3,6 +3,7 @@ package live
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -246,12 +247,17 @@ func (b *builder) upstream(name, id string, raw []byte) (*upstreamEntry, error) 
 
 // globals builds the chains of the global rules: rule by rule, the oldest
 // first, each in the order of its plugins. A plugin stands in one rule only.
+// A rule that cannot run may be what protects everything: while there is one,
+// every request is refused.
 func (b *builder) globals(s *Snapshot, prefers map[string]bool) {
 	l := b.live
 	var list []member
+	var broken error
 	have := map[string]string{}
 	for _, o := range inOrder(l.objects[resource.GlobalRules]) {
 		if o.err != nil {
+			l.log.Error("stored global rule cannot be read, every request is refused", "rule_id", o.ID, "err", o.err)
+			broken = fmt.Errorf("reading global rule %s: %w", o.ID, o.err)
 			continue
 		}
 		set := map[string]use{}
@@ -264,13 +270,17 @@ func (b *builder) globals(s *Snapshot, prefers map[string]bool) {
 		}
 		ms, err := l.members(set, s.metadata)
 		if err != nil {
-			l.log.Error("stored global rule cannot run and is left out", "rule_id", o.ID, "err", err)
+			l.log.Error("stored global rule cannot run, every request is refused", "rule_id", o.ID, "err", err)
+			broken = fmt.Errorf("running global rule %s: %w", o.ID, err)
 			continue
 		}
 		for name := range set {
 			have[name] = o.ID
 		}
 		list = append(list, ms...)
+	}
+	if broken != nil {
+		list = []member{{plugin: &plugin{}, instance: closed{broken}}}
 	}
 	s.all = chainOf(list)
 	s.globals = map[string]*gateway.Chain{}
@@ -280,4 +290,13 @@ func (b *builder) globals(s *Snapshot, prefers map[string]bool) {
 			return m.plugin.PreferRoute && slices.Contains(skip, m.plugin.Name)
 		}))
 	}
+}
+
+// closed stands for a global rule that cannot run: it lets nothing through.
+type closed struct{ err error }
+
+var _ gateway.Rewriter = closed{}
+
+func (c closed) Rewrite(*gateway.Exchange) *gateway.Reply {
+	return &gateway.Reply{Status: 503, Err: c.err}
 }

@@ -228,12 +228,33 @@ func TestBrokenResources(t *testing.T) {
 	r.force(resource.Routes, "2", `{"uri":"/guarded","plugins":{"gone":{}},"upstream":{"nodes":{"`+n.addr+`":1}}}`)
 	r.force(resource.Routes, "3", `{"uri":17}`)
 	r.force(resource.Routes, "4", `{"uri":"/vars","vars":[["a","nonsense","b"]],"upstream":{"nodes":{}}}`)
-	r.force(resource.GlobalRules, "1", `{"plugins":{"gone":{}}}`)
 	r.force(resource.SSLs, "1", `{"sni":"a","cert":"x","key":"y"}`)
 	r.force(resource.Consumers, "c", `[]`)
 	for path, want := range map[string]int{"/": 200, "/guarded": 503, "/vars": 200} {
 		if status, _, _ := r.get(path); status != want {
 			t.Errorf("%s: %d, want %d", path, status, want)
 		}
+	}
+}
+
+// A global rule protects every route: while one cannot run, none is open. It
+// ends when the rule is mended or deleted.
+func TestBrokenGlobalRuleClosesAll(t *testing.T) {
+	for name, doc := range map[string]string{"unknown plugin": `{"plugins":{"gone":{}}}`, "unreadable": `[]`} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, testPlugins())
+			n := says(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			r.put(resource.Routes, "all", `{"uri":"/a","upstream":{"nodes":{"`+n.addr+`":1}}}`)
+			r.force(resource.GlobalRules, "1", doc)
+			for _, path := range []string{"/a", "/nowhere"} {
+				if status, _, _ := r.get(path); status != 503 {
+					t.Errorf("%s: %d, want 503", path, status)
+				}
+			}
+			r.force(resource.GlobalRules, "1", "")
+			if status, _, _ := r.get("/a"); status != 200 {
+				t.Errorf("after the rule was deleted: %d, want 200", status)
+			}
+		})
 	}
 }
