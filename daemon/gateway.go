@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -57,9 +56,6 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	part := &gatewayPart{adminKey: keys[0].Key, transport: engine.NewTransport(nil), caller: engine.NewCaller(extra)}
 	d.gateway = part
 	env := gateway.Env{Log: d.log, Now: time.Now, Metrics: metrics, Caller: part.caller, SessionSecret: []byte(session)}
-	if d.provider != nil {
-		env.Tokens = d.provider
-	}
 	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: env, Roots: engine.Roots(extra), FallbackSNI: g.APISIX.SSL.FallbackSNI})
 	if err != nil {
 		return err
@@ -179,20 +175,4 @@ func (d *Daemon) adminKeys(talk io.Writer) ([]admin.AdminKey, error) {
 		fmt.Fprintf(talk, "gatehouse: the key of the Admin API is %s (kept in %s)\n", key, d.Config.Data+"/"+adminKeyFile)
 	}
 	return []admin.AdminKey{{Name: "admin", Key: key, Role: admin.RoleAdmin}}, nil
-}
-
-var _ gateway.TokenChecker = (*provider)(nil)
-
-// CheckToken answers whether an access token of this process's provider is good.
-func (p *provider) CheckToken(ctx context.Context, raw string) (bool, map[string]any, error) {
-	active, info, err := p.info.Introspect(ctx, raw)
-	if err != nil || !active {
-		return false, nil, err
-	}
-	text, err := json.Marshal(info)
-	if err != nil {
-		return false, nil, err
-	}
-	claims := map[string]any{}
-	return true, claims, json.Unmarshal(text, &claims)
 }

@@ -43,7 +43,6 @@ type provider struct {
 	registry *clients.Registry
 	keys     *keys.Ring
 	desk     *interaction.Desk
-	info     *endpoint.Introspector
 	public   http.Handler
 	admin    http.Handler
 }
@@ -119,8 +118,8 @@ func (p *provider) open(ctx context.Context, log *slog.Logger) (err error) {
 	living := token.NewLiving(p.store, set)
 	tokens := &token.Endpoint{Settings: set, Store: p.store, Living: living, Auth: auth, Mint: maker}
 	version, _ := Version()
-	p.info = endpoint.NewIntrospector(set, maker, living, p.registry)
-	short := endpoint.New(endpoint.Config{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Mint: maker, Keys: p.keys, Introspector: p.info})
+	info := endpoint.NewIntrospector(set, maker, living, p.registry)
+	short := endpoint.New(endpoint.Config{Settings: set, Store: p.store, Clients: p.registry, Auth: auth, Mint: maker, Keys: p.keys, Introspector: info})
 
 	mux := http.NewServeMux()
 	begin := &authorize.Endpoint{Settings: set, Clients: p.registry, Desk: p.desk, Coder: maker, Hints: maker, Pages: shown}

@@ -209,9 +209,3 @@ type Consumer struct {
 type ConsumerFinder interface {
 	FindConsumer(plugin, key string) (*Consumer, bool)
 }
-
-// TokenChecker answers whether an access token is good. The local provider
-// implements it without a network hop.
-type TokenChecker interface {
-	CheckToken(ctx context.Context, token string) (active bool, claims map[string]any, err error)
-}

@@ -43,8 +43,7 @@ type Env struct {
 	// Keep holds state that outlasts the instance, by key; see Kept.
 	Keep     Keeper
 	Metrics  prometheus.Registerer
-	Caller   Caller // outbound HTTP
-	Tokens   TokenChecker
+	Caller   Caller                              // outbound HTTP
 	Metadata func(plugin string) json.RawMessage // nil result: none
 	// SessionSecret seals session cookies when a route names no secret. Kept
 	// in the data directory, the same for every process that shares it.
