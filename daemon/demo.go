@@ -28,7 +28,7 @@ func Demo(ctx context.Context, c *Config, stdout, talk io.Writer) error {
 	if err != nil {
 		return err
 	}
-	sample := &http.Server{Handler: sampleUpstream(), ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: 1 << 20}
+	sample := &http.Server{Handler: sampleUpstream(), ReadHeaderTimeout: plainLimits.HeadTime, MaxHeaderBytes: 1 << 20}
 	served := make(chan error, 1)
 	go func() { served <- sample.Serve(upstream) }()
 	defer func() { sample.Close(); <-served }()

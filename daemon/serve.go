@@ -12,19 +12,17 @@ import (
 	"syscall"
 	"time"
 
+	"gatehouse/gateway/engine"
 	"gatehouse/gateway/listen"
 )
 
-// Limits of the listeners that are no gateway: provider, login app, admin
-// APIs, metrics. The gateway's are in gateway/engine.
-const (
-	headerTimeout = 10 * time.Second
-	readTimeout   = 30 * time.Second
-	writeTimeout  = 60 * time.Second
-	idleTimeout   = 75 * time.Second
-	maxHeader     = 64 << 10
-	drainTimeout  = 10 * time.Second
-)
+// plainLimits are those of the listeners that are no gateway: provider, login
+// app, admin APIs, metrics. The gateway's are in its configuration.
+var plainLimits = engine.Limits{
+	HeadTime: 10 * time.Second, BodyTime: 30 * time.Second, SendTime: time.Minute, Idle: 75 * time.Second, Body: 16 << 20,
+}
+
+const drainTimeout = 10 * time.Second
 
 // busyPort is a port someone else has, with the setting that changes it.
 type busyPort struct {
@@ -59,33 +57,36 @@ func listenTCP(addr, setting string) (net.Listener, error) {
 }
 
 // servers are the HTTP servers of a process: opened one by one, served
-// together, stopped together.
+// together, stopped together. The gateway's engine reads what they get: every
+// port is as strict.
 type servers struct {
 	log *slog.Logger
-	all []*http.Server
+	all []*engine.Server
 	ls  []net.Listener
 	wg  sync.WaitGroup
 }
 
-// add takes a listener over. With TLS, the handshake has the header's time.
+// oneCertificate is a TLS configuration for every server name.
+type oneCertificate struct{ cfg *tls.Config }
+
+func (c oneCertificate) TLSConfig(*tls.ClientHelloInfo) (*tls.Config, error) { return c.cfg, nil }
+
+// add takes a listener over.
 func (s *servers) add(l net.Listener, h http.Handler, cert *tls.Config) {
 	if cert != nil {
 		c := cert.Clone()
 		c.NextProtos = []string{"h2", "http/1.1"}
-		l = tls.NewListener(l, c)
+		l = listen.TLS(l, oneCertificate{c}, s.log)
 	}
 	s.ls = append(s.ls, l)
-	s.all = append(s.all, &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	})
+	s.all = append(s.all, engine.NewServer(engine.ServerConfig{Handler: engine.FromHTTP(h, s.log), Log: s.log, Limits: plainLimits}))
 }
 
 // start serves; failed is told when a server ends on its own.
 func (s *servers) start(failed func(error)) {
 	for i, srv := range s.all {
 		s.wg.Go(func() {
-			if err := srv.Serve(s.ls[i]); !errors.Is(err, http.ErrServerClosed) {
+			if err := srv.Serve(s.ls[i]); err != nil {
 				failed(err)
 			}
 		})
@@ -96,11 +97,7 @@ func (s *servers) start(failed func(error)) {
 func (s *servers) stop(ctx context.Context) {
 	for i, srv := range s.all {
 		s.ls[i].Close()
-		s.wg.Go(func() {
-			if srv.Shutdown(ctx) != nil {
-				srv.Close()
-			}
-		})
+		s.wg.Go(func() { _ = srv.Stop(ctx) })
 	}
 	s.wg.Wait()
 }

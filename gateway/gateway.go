@@ -52,13 +52,16 @@ type Request struct {
 	Target    string // request target as sent, origin-form: "/a%20b?x=1"
 	Path      string // decoded, dot segments resolved, slashes merged: what router and plugins decide on
 	Query     string // raw, without "?"
-	Header    Header // without Host
+	Header    Header // without Host and the fields of one connection
 	Body      io.Reader
 	Length    int64          // of the body; -1: unknown, chunked; 0: none
+	Trailer   Header         // after the body, once it was read to its end
+	Trailers  bool           // the client takes trailers: HTTP/2, or "TE: trailers"
 	Upgrade   string         // "websocket" when the client asks to switch protocols
 	Peer      netip.AddrPort // the TCP peer
 	Local     netip.AddrPort
 	Client    netip.Addr // the peer, or what a trusted proxy said (real_ip_from)
+	ClientIP  string     // Client as text
 	TLS       *tls.ConnectionState
 }
 
@@ -73,9 +76,10 @@ type Outbound struct {
 
 // Response is the answer on its way to the client.
 type Response struct {
-	Status int
-	Header Header
-	Length int64 // of the body; -1: unknown
+	Status  int
+	Header  Header
+	Length  int64  // of the body; -1: unknown
+	Trailer Header // sent after the body to a client that takes trailers
 }
 
 // Reply ends an Exchange early. A nil *Reply means: go on. A Reply without a

@@ -97,6 +97,12 @@ func (h *Header) Add(name, value string) {
 	h.fields = append(h.fields, Field{name, clean(value)})
 }
 
+// Append appends a field whose value is known to be clean: the engine has
+// parsed it.
+func (h *Header) Append(name, value string) {
+	h.fields = append(h.fields, Field{name, value})
+}
+
 // Del removes every value of the field.
 func (h *Header) Del(name string) {
 	h.del(0, func(f Field) bool { return equalFold(f.Name, name) })

@@ -59,6 +59,9 @@ func (x *Exchange) Var(name string) (string, bool) {
 		if !x.Req.Client.IsValid() {
 			return "", false
 		}
+		if x.Req.ClientIP != "" {
+			return x.Req.ClientIP, true
+		}
 		return x.Req.Client.String(), true
 	case "realip_remote_addr":
 		if !x.Req.Peer.IsValid() {

@@ -3,23 +3,29 @@
 //
 // It decides what is a well-formed request, where it ends and which path it
 // names, in one place for everybody else. It does not route, run plugins or
-// choose nodes. The client side rests on net/http behind a strict guard of its
-// own; no other package sees net/http's types of a request.
+// choose nodes. The grammar of HTTP/1.1 is lib/h1, every raw system call is
+// lib/sock.
+//
+// Start at Server.Serve and client.serve for what comes in, at Transport.Send
+// for what goes out, at front for what a client protocol must offer.
 package engine
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gatehouse/gateway"
+	"gatehouse/lib/h1"
 )
 
 // Handler answers one Exchange. It must write a head before it returns, and
@@ -34,23 +40,30 @@ type HandlerFunc func(x *gateway.Exchange, w *Writer)
 // Serve calls f.
 func (f HandlerFunc) Serve(x *gateway.Exchange, w *Writer) { f(x, w) }
 
-// Limits bounds what a client may send. Zero fields take the default.
+// Limits bounds what a client may send and how long it may take. Zero fields
+// take the default, which stands behind the semicolon. Times are enforced once
+// a second.
 type Limits struct {
-	Head       int           // bytes of a head; 64 KiB, beyond: 431
-	Fields     int           // header fields; 200, beyond: 431
-	URI        int           // bytes of a request target; 16 KiB, beyond: 414
-	HeadTime   time.Duration // for a whole head; 60 s
-	BodyTime   time.Duration // between two reads of a body; 60 s
-	SendTime   time.Duration // for one write to the client; 60 s
-	Idle       time.Duration // a connection between requests; 75 s
-	TunnelIdle time.Duration // an upgraded connection without traffic; 1 h
+	Head         int           // bytes of a head; 64 KiB, beyond: 431
+	Fields       int           // header fields; 200, beyond: 431
+	URI          int           // bytes of a request target; 16 KiB, beyond: 414
+	Body         int64         // bytes of a request's body; 0: no limit, beyond: 413
+	HeadTime     time.Duration // for a whole head; 60 s, beyond: 408
+	BodyTime     time.Duration // between two reads of a body; 60 s, beyond: 408
+	SendTime     time.Duration // for one write to the client; 60 s
+	Idle         time.Duration // a connection between requests; 75 s
+	TunnelIdle   time.Duration // an upgraded connection without traffic; 1 h
+	Requests     int           // on one connection; 0: no limit
+	Conns        int           // open connections per listener; 0: no limit, beyond: closed at once
+	ConnsPerAddr int           // open connections of one client address; 0: no limit, beyond: closed at once
+	Streams      int           // requests at once on one HTTP/2 connection; 100
 }
 
 func (l *Limits) defaults() {
 	for _, d := range []struct {
 		to *int
 		v  int
-	}{{&l.Head, 64 << 10}, {&l.Fields, 200}, {&l.URI, 16 << 10}} {
+	}{{&l.Head, 64 << 10}, {&l.Fields, 200}, {&l.URI, 16 << 10}, {&l.Streams, 100}} {
 		if *d.to <= 0 {
 			*d.to = d.v
 		}
@@ -77,18 +90,50 @@ type ServerConfig struct {
 	RealIPFrom      []netip.Prefix
 	RealIPHeader    string
 	RealIPRecursive bool
+	// NoHTTP2 refuses HTTP/2 by prior knowledge on plain connections.
+	NoHTTP2 bool
 }
 
-// Server serves HTTP/1.1, and HTTP/2 over TLS.
+// Server serves HTTP/1.1 and HTTP/2, the latter over TLS or by prior
+// knowledge.
 type Server struct {
-	cfg  ServerConfig
-	http *http.Server
-	pool sync.Pool
+	cfg     ServerConfig
+	heads   h1.Limits
+	actives sync.Pool // of *active
+	seconds atomic.Int64
+	date    atomic.Pointer[string]
+	refused atomic.Int64 // requests that could not be understood
+	turned  atomic.Int64 // connections closed for a limit
 
-	mu      sync.Mutex
-	tunnels map[*tunnel]struct{} // guarded by mu
-	done    bool                 // guarded by mu: no new tunnels
-	empty   chan struct{}        // guarded by mu: closed when done and the last tunnel ends
+	mu        sync.Mutex
+	links     map[link]struct{}    // guarded by mu; every open connection of a client
+	addrs     map[netip.Addr]int   // guarded by mu; connections by client, when that is limited
+	listeners map[net.Listener]int // guarded by mu; and their connections
+	done      bool                 // guarded by mu: stopping
+	empty     chan struct{}        // guarded by mu: closed when done and the last link is gone
+	sweeping  bool                 // guarded by mu: the sweeper runs
+	sweeps    sync.WaitGroup       // the sweeper
+	halt      chan struct{}        // ends the sweeper
+}
+
+// link is a connection of a client, as the server that looks after it sees it.
+type link interface {
+	// tick is called once a second, to enforce times. It must not block.
+	tick(now int64)
+	// drain lets what is under way end and then closes.
+	drain()
+	// cut closes at once.
+	cut()
+}
+
+// wire is what is known of a connection before its first byte.
+type wire struct {
+	nc    net.Conn
+	tcp   *net.TCPConn         // below nc; nil: none
+	tls   *tls.ConnectionState // nil: plain
+	peer  netip.AddrPort
+	local netip.AddrPort
+	ip    string // of peer
 }
 
 // NewServer makes a server that listens nowhere yet.
@@ -103,87 +148,244 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.RealIPHeader == "" {
 		cfg.RealIPHeader = "X-Real-IP"
 	}
-	s := &Server{cfg: cfg, tunnels: map[*tunnel]struct{}{}}
-	s.pool.New = func() any { return new(gateway.Exchange) }
-	s.http = &http.Server{
-		Handler:                      http.HandlerFunc(s.serve),
-		DisableGeneralOptionsHandler: true,
-		ReadHeaderTimeout:            cfg.Limits.HeadTime,
-		IdleTimeout:                  cfg.Limits.Idle,
-		MaxHeaderBytes:               cfg.Limits.Head,
-		ErrorLog:                     slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			g, ok := c.(*guard)
-			if !ok {
-				g = newGuard(c, cfg.Limits, nil)
-			}
-			return context.WithValue(ctx, connKey{}, g)
-		},
-	}
+	s := &Server{cfg: cfg, links: map[link]struct{}{}, addrs: map[netip.Addr]int{}, listeners: map[net.Listener]int{}, halt: make(chan struct{})}
+	s.heads = h1.Limits{Head: cfg.Limits.Head, Target: cfg.Limits.URI, Fields: cfg.Limits.Fields}
+	s.actives.New = func() any { return new(active) }
+	s.setClock(time.Now())
 	return s
 }
-
-type connKey struct{}
 
 // Serve answers the connections of l until Stop. Connections are TCP, or
 // *tls.Conn with the handshake done. It returns nil after Stop.
 func (s *Server) Serve(l net.Listener) error {
-	err := s.http.Serve(guarded{l, s.cfg.Limits})
-	if err == http.ErrServerClosed {
+	if !s.open(l) {
+		l.Close()
 		return nil
 	}
-	return err
+	defer s.close(l)
+	for delay := 5 * time.Millisecond; ; {
+		nc, err := l.Accept()
+		if err == nil {
+			delay = 5 * time.Millisecond
+			s.admit(l, nc)
+			continue
+		}
+		if s.stopping() {
+			return nil
+		}
+		if !transient(err) {
+			return err
+		}
+		s.cfg.Log.Warn("accepting connections", "addr", l.Addr().String(), "err", err)
+		select {
+		case <-time.After(delay):
+			delay = min(2*delay, time.Second)
+		case <-s.halt:
+			return nil
+		}
+	}
+}
+
+// transient errors of Accept pass: out of descriptors or memory, or a client
+// that left before it was accepted.
+func transient(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.ECONNRESET} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+func (s *Server) open(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return false
+	}
+	s.listeners[l] = 0
+	if !s.sweeping {
+		s.sweeping = true
+		s.sweeps.Go(s.sweep)
+	}
+	return true
+}
+
+func (s *Server) close(l net.Listener) {
+	l.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listeners[l] == 0 {
+		delete(s.listeners, l)
+	}
+}
+
+func (s *Server) stopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done
+}
+
+// admit begins a connection, within the limits.
+func (s *Server) admit(l net.Listener, nc net.Conn) {
+	w := wire{nc: nc, peer: addrPort(nc.RemoteAddr()), local: addrPort(nc.LocalAddr())}
+	below := nc
+	proto := ""
+	if t, ok := nc.(*tls.Conn); ok {
+		cs := t.ConnectionState()
+		w.tls, proto, below = &cs, cs.NegotiatedProtocol, t.NetConn()
+	}
+	switch c := below.(type) {
+	case *net.TCPConn:
+		w.tcp = c
+	case interface{ TCP() *net.TCPConn }:
+		w.tcp = c.TCP()
+	}
+	if !s.count(l, w.peer.Addr()) {
+		s.turned.Add(1)
+		nc.Close()
+		return
+	}
+	go func() {
+		defer s.uncount(l, w.peer.Addr())
+		w.ip = w.peer.Addr().String()
+		if proto == "h2" {
+			s.serveHTTP2(w, nil)
+			return
+		}
+		newClient(s, w).serve()
+	}()
+}
+
+func (s *Server) count(l net.Listener, a netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lim := s.cfg.Limits.Conns; s.done || lim > 0 && s.listeners[l] >= lim {
+		return false
+	}
+	if lim := s.cfg.Limits.ConnsPerAddr; lim > 0 {
+		if s.addrs[a] >= lim {
+			return false
+		}
+		s.addrs[a]++
+	}
+	s.listeners[l]++
+	return true
+}
+
+func (s *Server) uncount(l net.Listener, a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listeners[l]--; s.done && s.listeners[l] == 0 {
+		delete(s.listeners, l)
+	}
+	if s.cfg.Limits.ConnsPerAddr > 0 {
+		if s.addrs[a]--; s.addrs[a] <= 0 {
+			delete(s.addrs, a)
+		}
+	}
+}
+
+// track puts a connection under the server's care; false: it is stopping, and
+// the connection must end after what it has begun.
+func (s *Server) track(k link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links[k] = struct{}{}
+	return !s.done
+}
+
+// forget is the last that happens to a connection.
+func (s *Server) forget(k link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.links, k)
+	if s.empty != nil && len(s.links) == 0 {
+		close(s.empty)
+		s.empty = nil
+	}
+}
+
+// sweep looks after every connection once a second: one timer for all instead
+// of one per request.
+func (s *Server) sweep() {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	var list []link
+	for {
+		select {
+		case now := <-t.C:
+			s.setClock(now)
+		case <-s.halt:
+			return
+		}
+		list = list[:0]
+		s.mu.Lock()
+		for k := range s.links {
+			list = append(list, k)
+		}
+		s.mu.Unlock()
+		for _, k := range list {
+			k.tick(s.seconds.Load())
+		}
+		clear(list)
+	}
+}
+
+// setClock sets the clock that is read instead of the time of day where a
+// second is near enough, and the Date of answers.
+func (s *Server) setClock(now time.Time) {
+	s.seconds.Store(now.Unix())
+	d := now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
+	s.date.Store(&d)
 }
 
 // Stop accepts no more connections and waits for the requests and tunnels
 // under way. What is not done when ctx ends is cut off, and the error is ctx's.
 func (s *Server) Stop(ctx context.Context) error {
-	err := s.http.Shutdown(ctx)
 	s.mu.Lock()
+	if s.done {
+		s.mu.Unlock()
+		return nil
+	}
 	s.done = true
 	empty := make(chan struct{})
-	if s.empty = empty; len(s.tunnels) == 0 {
+	if len(s.links) == 0 {
 		close(empty)
+	} else {
+		s.empty = empty
 	}
+	ls, left := slices.Collect(maps.Keys(s.listeners)), slices.Collect(maps.Keys(s.links))
 	s.mu.Unlock()
+	for _, l := range ls {
+		l.Close()
+	}
+	for _, k := range left {
+		k.drain()
+	}
+	var err error
 	select {
 	case <-empty:
 	case <-ctx.Done():
 		err = ctx.Err()
 		s.mu.Lock()
-		left := slices.Collect(maps.Keys(s.tunnels))
+		left = slices.Collect(maps.Keys(s.links))
 		s.mu.Unlock()
-		for _, t := range left {
-			t.Close()
+		for _, k := range left {
+			k.cut()
 		}
 	}
-	s.http.Close()
+	close(s.halt)
+	s.sweeps.Wait()
 	return err
 }
 
-// guarded puts a guard before every HTTP/1 connection.
-type guarded struct {
-	net.Listener
-	limits Limits
-}
-
-func (l guarded) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	if t, ok := c.(*tls.Conn); ok {
-		cs := t.ConnectionState()
-		if cs.NegotiatedProtocol == "h2" {
-			return c, nil
-		}
-		return newGuard(c, l.limits, &cs), nil
-	}
-	return newGuard(c, l.limits, nil), nil
-}
-
-func newGuard(c net.Conn, l Limits, cs *tls.ConnectionState) *guard {
-	return &guard{Conn: c, limits: l, tls: cs, peer: addrPort(c.RemoteAddr()), local: addrPort(c.LocalAddr())}
+// Connections is the number of open connections of clients, for metrics.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.links)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

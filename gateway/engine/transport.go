@@ -1,33 +1,33 @@
 package engine
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"sync"
 	"time"
 
 	"gatehouse/gateway"
+	"gatehouse/lib/h1"
+	"gatehouse/lib/sock"
 )
 
 // Bounds of what an upstream may answer before its body.
-const (
-	maxAnswerHead   = 128 << 10
-	maxAnswerFields = 500
-	maxInterim      = 16
-)
+var answerLimits = h1.Limits{Head: 128 << 10, Fields: 500}
+
+const maxInterim = 16
 
 // Call is one request to one node. The caller has chosen every byte of the
 // head but the framing.
 type Call struct {
-	Scheme, Addr string
+	Scheme, Addr string      // "http", "https", "grpc" (HTTP/2), "grpcs" (HTTP/2 over TLS)
 	SNI          string      // server name of TLS, also verified
-	TLS          *tls.Config // with Scheme https; must not change
+	TLS          *tls.Config // with TLS; must not change
 	Keep         gateway.KeepAlive
 	Fresh        bool // on a new connection, whatever is kept
 	Timeout      gateway.Timeout
@@ -36,12 +36,39 @@ type Call struct {
 	Header               *gateway.Header // without Host and framing
 	Body                 io.Reader       // nil when Length is 0
 	Length               int64           // -1: chunked
-	// StopBody makes a blocked read of Body return, for when the answer is
+	Trailer              *gateway.Header // of the request, once Body is read; may be nil
+	Trailers             bool            // ask for trailers
+	// Stop makes a blocked read of Body return, for when the answer is
 	// complete before the request is; needed with a Body that can block.
-	StopBody func()
-	Upgrade  string // ask to switch to this protocol
+	Stop    interface{ StopBody() }
+	Upgrade string // ask to switch to this protocol
 	// Info is told of interim answers; may be nil.
 	Info func(status int, h *gateway.Header)
+}
+
+func (c *Call) secure() bool { return c.Scheme == "https" || c.Scheme == "grpcs" }
+func (c *Call) http2() bool  { return c.Scheme == "grpc" || c.Scheme == "grpcs" }
+
+// Answer is what follows the head of an upstream's answer. It belongs to the
+// goroutine of the exchange and must be closed.
+type Answer interface {
+	// Read reads the body, each time for at most the read timeout. After
+	// io.EOF resp.Trailer of the call is complete.
+	Read(p []byte) (int, error)
+	// Buffered says whether more of the body is there without waiting.
+	Buffered() bool
+	// Close gives the connection back, or cuts it when the answer was not read
+	// to its end or the request not sent to its end.
+	Close()
+	// Upgraded says that the answer was 101; Tunnel is the connection then,
+	// closed by the caller.
+	Upgraded() bool
+	Tunnel() io.ReadWriteCloser
+	// Socket is the connection when n bytes of a body of known length are
+	// still in it and nothing stands between; nil else. Moved tells how many
+	// of them were taken from it.
+	Socket() (c *net.TCPConn, n int64)
+	Moved(n int64)
 }
 
 // Stage is how far a Call came.
@@ -66,15 +93,23 @@ type CallError struct {
 func (e *CallError) Error() string { return "calling upstream: " + e.Err.Error() }
 func (e *CallError) Unwrap() error { return e.Err }
 
+func callError(stage Stage, reused bool, err error) *CallError {
+	var ne net.Error
+	timeout := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
+	return &CallError{Stage: stage, Timeout: timeout, Reused: reused, Client: errors.Is(err, ErrClient) || errors.Is(err, ErrTooLarge), Err: err}
+}
+
 // Transport keeps connections to upstreams, by scheme, address, server name
 // and TLS configuration.
 type Transport struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu     sync.Mutex
-	idle   map[poolKey][]*conn // guarded by mu; last used at the end
-	sweep  *time.Timer         // guarded by mu; nil: nothing idle
-	closed bool                // guarded by mu
+	idle   map[poolKey][]*conn         // guarded by mu; last used at the end
+	open   map[*conn]struct{}          // guarded by mu; idle ones too
+	h2     map[poolKey]*http.Transport // guarded by mu
+	sweep  *time.Timer                 // guarded by mu; nil: nothing is open
+	closed bool                        // guarded by mu
 }
 
 type poolKey struct {
@@ -82,15 +117,19 @@ type poolKey struct {
 	tls               *tls.Config
 }
 
+// maxAge bounds how long a kept connection lives, however busy: a name that
+// moved to other addresses is followed within it.
+const maxAge = time.Hour
+
 // NewTransport makes a Transport. dial may be nil.
 func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Transport {
 	if dial == nil {
 		dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	}
-	return &Transport{dial: dial, idle: map[poolKey][]*conn{}}
+	return &Transport{dial: dial, idle: map[poolKey][]*conn{}, open: map[*conn]struct{}{}, h2: map[poolKey]*http.Transport{}}
 }
 
-// Close drops the idle connections and keeps none from now on.
+// Close cuts every connection and keeps none from now on.
 func (t *Transport) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,47 +137,32 @@ func (t *Transport) Close() {
 	if t.sweep != nil {
 		t.sweep.Stop()
 	}
-	for k, list := range t.idle {
-		for _, c := range list {
-			c.Close()
-		}
-		delete(t.idle, k)
+	for k := range t.open {
+		k.nc.Close()
+	}
+	clear(t.idle)
+	clear(t.open)
+	for key, h := range t.h2 {
+		h.CloseIdleConnections()
+		delete(t.h2, key)
 	}
 }
 
-// conn is a connection to a node.
-type conn struct {
-	net.Conn
-	key   poolKey
-	br    *bufio.Reader
-	bw    *bufio.Writer
-	uses  int
-	until time.Time // idle no longer than this
-}
-
-// get takes an idle connection that is still open, or dials.
-func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
-	key := poolKey{c.Scheme, c.Addr, "", nil}
-	if c.Scheme == "https" {
+func (c *Call) key() poolKey {
+	key := poolKey{scheme: c.Scheme, addr: c.Addr}
+	if c.secure() {
 		key.sni, key.tls = c.SNI, c.TLS
 	}
-	for !c.Fresh {
-		t.mu.Lock()
-		list := t.idle[key]
-		if len(list) == 0 {
-			t.mu.Unlock()
-			break
-		}
-		k := list[len(list)-1]
-		list[len(list)-1] = nil
-		if t.idle[key] = list[:len(list)-1]; len(list) == 1 {
-			delete(t.idle, key)
-		}
-		t.mu.Unlock()
-		if time.Now().Before(k.until) && k.br.Buffered() == 0 && alive(k.Conn) {
+	return key
+}
+
+// get takes an idle connection, or dials.
+func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
+	key := c.key()
+	if !c.Fresh {
+		if k := t.take(key); k != nil {
 			return k, nil
 		}
-		k.Close()
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout.Connect)
 	defer cancel()
@@ -146,150 +170,194 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.Scheme == "https" {
-		cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
-		if c.TLS != nil {
-			cfg = c.TLS.Clone()
-		}
-		cfg.ServerName = c.SNI
-		tc := tls.Client(nc, cfg)
+	k := &conn{t: t, nc: nc, key: key, born: time.Now()}
+	k.tcp, _ = nc.(*net.TCPConn)
+	if c.secure() {
+		tc := tls.Client(nc, clientTLS(c))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			nc.Close()
 			return nil, err
 		}
-		nc = tc
+		k.nc = tc
+	} else if raw, ok := sock.RawConn(k.tcp); ok {
+		k.raw, k.fn = raw, k.step
 	}
-	return &conn{Conn: nc, key: key, br: bufio.NewReaderSize(nc, 8192), bw: bufio.NewWriterSize(nc, 4096)}, nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		k.nc.Close()
+		return nil, net.ErrClosed
+	}
+	t.open[k] = struct{}{}
+	if t.sweep == nil {
+		t.sweep = time.AfterFunc(time.Second, t.look)
+	}
+	return k, nil
+}
+
+func clientTLS(c *Call) *tls.Config {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if c.TLS != nil {
+		cfg = c.TLS.Clone()
+	}
+	cfg.ServerName = c.SNI
+	return cfg
+}
+
+// take returns the connection that was used last.
+func (t *Transport) take(key poolKey) *conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := t.idle[key]
+	if len(list) == 0 {
+		return nil
+	}
+	k := list[len(list)-1]
+	list[len(list)-1] = nil
+	t.idle[key] = list[:len(list)-1] // the sweep drops empty lists
+	return k
 }
 
 // put keeps a connection whose answer was read to its end.
 func (t *Transport) put(k *conn, keep gateway.KeepAlive) {
 	k.uses++
-	if keep.Size <= 0 || keep.Idle <= 0 || keep.Requests > 0 && k.uses >= keep.Requests || k.br.Buffered() > 0 {
-		k.Close()
+	now := time.Now()
+	if keep.Size <= 0 || keep.Idle <= 0 || keep.Requests > 0 && k.uses >= keep.Requests || now.Sub(k.born) >= maxAge {
+		k.cut()
 		return
 	}
-	_ = k.SetDeadline(time.Time{})
-	k.until = time.Now().Add(keep.Idle)
+	k.until = now.Add(keep.Idle)
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	list := t.idle[k.key]
 	if t.closed {
-		k.Close()
+		t.mu.Unlock()
+		k.cut()
 		return
 	}
-	list := append(t.idle[k.key], k)
-	if len(list) > keep.Size {
-		list[0].Close()
+	var old *conn
+	if len(list) >= keep.Size {
+		old = list[0]
 		list = append(list[:0], list[1:]...)
 	}
-	t.idle[k.key] = list
-	if t.sweep == nil {
-		t.sweep = time.AfterFunc(sweepEvery, t.expire)
+	t.idle[k.key] = append(list, k)
+	t.mu.Unlock()
+	if old != nil {
+		old.cut()
 	}
 }
 
-const sweepEvery = 5 * time.Second
-
-// expire closes what has been idle for too long.
-func (t *Transport) expire() {
+// forget is the last that happens to a connection.
+func (t *Transport) forget(k *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.open, k)
+}
+
+// look is the sweep, once a second: it ends waits that took too long or whose
+// client has gone, and closes what has been idle for too long.
+func (t *Transport) look() {
 	now := time.Now()
+	var stale []*conn
+	t.mu.Lock()
 	for key, list := range t.idle {
-		kept := list[:0]
-		for _, k := range list {
-			if now.Before(k.until) {
-				kept = append(kept, k)
-			} else {
-				k.Close()
+		n := 0
+		for n < len(list) && !now.Before(list[n].until) {
+			stale = append(stale, list[n])
+			n++
+		}
+		if n == len(list) {
+			delete(t.idle, key)
+		} else if n > 0 {
+			t.idle[key] = append(list[:0], list[n:]...)
+			clear(list[len(list)-n:])
+		}
+	}
+	for k := range t.open {
+		k.look(now)
+	}
+	if t.sweep = nil; len(t.open) > 0 && !t.closed {
+		t.sweep = time.AfterFunc(time.Second, t.look)
+	}
+	t.mu.Unlock()
+	for _, k := range stale {
+		k.cut()
+	}
+}
+
+// Send makes a call and fills resp with the head of the answer, whose strings
+// stay good after the call. Errors are *CallError. When ctx ends the
+// connection is cut within a second or two.
+func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (Answer, error) {
+	if c.http2() {
+		return t.sendHTTP2(ctx, c, resp)
+	}
+	out := outs.Get().(*[]byte)
+	*out = appendCall((*out)[:0], c)
+	rest := c.Length != 0 // a part of the body is still to be sent
+	for {
+		k, err := t.get(ctx, c)
+		if err != nil {
+			outs.Put(out)
+			return nil, callError(StageConnect, false, err)
+		}
+		k.begin(ctx, c, resp)
+		if rest && c.Length > 0 && c.Length <= maxWhole {
+			if b, ok := c.Body.(interface{ Whole() ([]byte, bool) }); ok {
+				if p, ok := b.Whole(); ok {
+					*out = append(*out, p...)
+					rest = false
+				}
 			}
 		}
-		clear(list[len(kept):])
-		if t.idle[key] = kept; len(kept) == 0 {
-			delete(t.idle, key)
+		stage, err := k.send(*out, rest)
+		if err == errStale { // it had ended while it was idle, nothing was sent
+			k.finish(false)
+			continue
 		}
-	}
-	if t.sweep = nil; len(t.idle) > 0 && !t.closed {
-		t.sweep = time.AfterFunc(sweepEvery, t.expire)
-	}
-}
-
-// Send makes a call and fills resp with the head of the answer. The body must
-// be closed; it is an Upgraded after 101. Errors are *CallError. When ctx ends
-// the connection is cut.
-func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (*Body, error) {
-	k, err := t.get(ctx, c)
-	if err != nil {
-		return nil, callError(StageConnect, false, err)
-	}
-	b := &Body{t: t, k: k, call: c, head: c.Method == "HEAD"}
-	b.unwatch = context.AfterFunc(ctx, func() {
-		b.gone.Store(true)
-		_ = k.SetDeadline(time.Unix(1, 0))
-	})
-	fail := func(stage Stage, err error) (*Body, error) {
-		b.broken = true
-		b.Close()
-		if e := b.sendErr; e != nil && errors.Is(e, ErrClient) {
-			return nil, &CallError{Stage: StageSend, Client: true, Reused: k.uses > 0, Err: e}
+		outs.Put(out)
+		if err == nil {
+			return k, nil
 		}
-		if ctx.Err() != nil {
+		reused := k.uses > 0
+		k.finish(false)
+		if k.sendErr != nil && errors.Is(k.sendErr, ErrClient) {
+			stage, err = StageSend, k.sendErr
+		} else if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, callError(stage, k.uses > 0, err)
+		return nil, callError(stage, reused, err)
 	}
-	b.writeBy(c.Timeout.Send)
-	writeHead(k.bw, c)
-	if c.Length == 0 {
-		if err := k.bw.Flush(); err != nil {
-			return fail(StageSend, err)
-		}
-		b.readBy(c.Timeout.Read)
-	} else {
-		b.sending = make(chan struct{})
-		b.readBy(0)
-		go b.send()
-	}
-	if _, err := k.br.Peek(1); err != nil {
-		return fail(StageWait, err)
-	}
-	if err := b.readHead(resp); err != nil {
-		return fail(StageAnswer, err)
-	}
-	return b, nil
 }
 
-func callError(stage Stage, reused bool, err error) *CallError {
-	var ne net.Error
-	timeout := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
-	return &CallError{Stage: stage, Timeout: timeout, Reused: reused, Err: err}
-}
+// maxWhole is the largest body that leaves in one piece with its head.
+const maxWhole = 16 << 10
 
-func writeHead(w *bufio.Writer, c *Call) {
-	w.WriteString(c.Method)
-	w.WriteByte(' ')
-	w.WriteString(c.Target)
-	w.WriteString(" HTTP/1.1\r\nHost: ")
-	w.WriteString(c.Host)
-	w.WriteString("\r\n")
+// outs are buffers for what is sent to upstreams.
+var outs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+func appendCall(b []byte, c *Call) []byte {
+	b = append(append(b, c.Method...), ' ')
+	b = append(append(b, c.Target...), " HTTP/1.1\r\nHost: "...)
+	b = append(append(b, c.Host...), "\r\n"...)
 	if c.Upgrade != "" {
-		w.WriteString("Connection: Upgrade\r\nUpgrade: ")
-		w.WriteString(c.Upgrade)
-		w.WriteString("\r\n")
+		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), c.Upgrade...), "\r\n"...)
+	} else if c.Trailers {
+		b = append(b, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
 	switch {
 	case c.Length < 0:
-		w.WriteString("Transfer-Encoding: chunked\r\n")
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	case c.Length > 0 || c.Method == "POST" || c.Method == "PUT" || c.Method == "PATCH":
-		w.WriteString("Content-Length: ")
-		w.WriteString(strconv.FormatInt(c.Length, 10))
-		w.WriteString("\r\n")
+		b = append(b, "Content-Length: "...)
+		b = append(strconv.AppendInt(b, c.Length, 10), "\r\n"...)
 	}
-	for _, f := range c.Header.Fields() {
-		w.WriteString(f.Name)
-		w.WriteString(": ")
-		w.WriteString(f.Value)
-		w.WriteString("\r\n")
+	b = appendHeader(b, c.Header)
+	return append(b, "\r\n"...)
+}
+
+func appendHeader(b []byte, h *gateway.Header) []byte {
+	for _, f := range h.Fields() {
+		b = append(append(append(append(b, f.Name...), ": "...), f.Value...), "\r\n"...)
 	}
-	w.WriteString("\r\n")
+	return b
 }

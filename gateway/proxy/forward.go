@@ -16,24 +16,30 @@ import (
 
 // tries is what became of the attempts at an upstream.
 type tries struct {
-	nodes    []*gateway.Node
-	statuses string // "502, 200": of each attempt
+	nodes []*gateway.Node
+	codes []int // the status of each attempt
 }
 
-func (t *tries) note(status int) {
-	if t.statuses != "" {
-		t.statuses += ", "
+func (t *tries) note(status int) { t.codes = append(t.codes, status) }
+
+// String is the list as X-APISIX-Upstream-Status has it: "502, 200".
+func (t *tries) String() string {
+	var b []byte
+	for i, c := range t.codes {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = strconv.AppendInt(b, int64(c), 10)
 	}
-	t.statuses += strconv.Itoa(status)
+	return string(b)
 }
 
 // forward sends the request to a node, to another when that is safe, and the
 // answer to the client. A Reply is what the gateway answers instead.
-func (f *flight) forward(w *engine.Writer) *gateway.Reply {
-	x := f.x
+func (f *flight) forward() *gateway.Reply {
+	x, w := f.x, f.w
 	up := x.Route.Upstream
 	start := f.p.cfg.Now()
-	var header gateway.Header
 	for fresh := false; ; {
 		node, err := f.pick(up, fresh)
 		if err != nil {
@@ -54,8 +60,9 @@ func (f *flight) forward(w *engine.Writer) *gateway.Reply {
 		}); r != nil {
 			return r
 		}
-		f.outgoing(&header)
-		call := f.call(w, up, node, &header)
+		f.outgoing()
+		f.compose(up, node)
+		call := &f.call
 		call.Fresh = fresh
 		sent := f.p.cfg.Now()
 		body, err := f.p.cfg.Transport.Send(x.Ctx, call, &x.Resp)
@@ -63,18 +70,18 @@ func (f *flight) forward(w *engine.Writer) *gateway.Reply {
 		if err == nil {
 			x.FromUpstream = true
 			f.tries.note(x.Resp.Status)
-			if body.Upgraded {
-				r := f.tunnel(w, body)
+			if body.Upgraded() {
+				r := f.tunnel(body)
 				x.UpstreamTime = f.p.cfg.Now().Sub(start)
 				return r
 			}
-			r := f.relay(w, body)
+			r := f.relay(body)
 			x.UpstreamTime = f.p.cfg.Now().Sub(start)
 			return r
 		}
 		x.UpstreamTime = f.p.cfg.Now().Sub(start)
 		reply, again, sameNode := f.failure(err, call, up)
-		if x.Ctx.Err() != nil || reply.Status == 400 || w.Sent() {
+		if x.Ctx.Err() != nil || reply.Status == 400 || reply.Status == 408 || reply.Status == 413 || w.Sent() {
 			f.failed = err.Error()
 			return reply
 		}
@@ -100,12 +107,13 @@ func (f *flight) pick(up *gateway.Upstream, again bool) (*gateway.Node, error) {
 	return up.Picker.Pick(f.x, f.tries.nodes)
 }
 
-func (f *flight) call(w *engine.Writer, up *gateway.Upstream, node *gateway.Node, header *gateway.Header) *engine.Call {
-	x := f.x
-	c := &engine.Call{
+// compose fills the call for a node.
+func (f *flight) compose(up *gateway.Upstream, node *gateway.Node) {
+	x, c := f.x, &f.call
+	*c = engine.Call{
 		Scheme: up.Scheme, Addr: node.Addr, TLS: up.TLS, Keep: up.KeepAlive, Timeout: x.Route.Timeout,
-		Method: x.Req.Method, Target: x.Req.Target, Host: x.Req.Authority, Header: header,
-		Body: x.Req.Body, Length: x.Req.Length, StopBody: w.StopBody,
+		Method: x.Req.Method, Target: x.Req.Target, Host: x.Req.Authority, Header: &f.header,
+		Body: x.Req.Body, Length: x.Req.Length, Trailer: &x.Req.Trailer, Trailers: x.Req.Trailers, Stop: f.w, Info: f.info,
 	}
 	if x.Out.Method != "" {
 		c.Method = x.Out.Method
@@ -128,27 +136,23 @@ func (f *flight) call(w *engine.Writer, up *gateway.Upstream, node *gateway.Node
 	if c.Host == "" { // an HTTP/1.0 client may name none
 		c.Host = nodeHost(up.Scheme, node)
 	}
-	if c.Scheme == "https" {
+	if c.Scheme == "https" || c.Scheme == "grpcs" {
 		c.SNI = serverName(c.Host)
 	}
-	if x.Req.Upgrade == "websocket" && x.Route.WebSocket && c.Method == http.MethodGet {
-		c.Upgrade = x.Req.Upgrade
+	if x.Req.Upgrade != "" && x.Route.WebSocket && c.Method == http.MethodGet && strings.EqualFold(x.Req.Upgrade, "websocket") {
+		c.Upgrade = "websocket"
 	}
-	c.Info = func(status int, h *gateway.Header) {
-		for _, n := range hop {
-			h.Del(n)
-		}
-		w.Info(status, h)
-	}
-	return c
 }
+
+// interim passes 1xx answers on.
+func (f *flight) interim(status int, h *gateway.Header) { f.w.Info(status, h) }
 
 func nodeHost(scheme string, n *gateway.Node) string {
 	host := n.Host
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	if scheme == "https" && n.Port == 443 || scheme != "https" && n.Port == 80 {
+	if secure := scheme == "https" || scheme == "grpcs"; secure && n.Port == 443 || !secure && n.Port == 80 {
 		return host
 	}
 	return host + ":" + strconv.Itoa(n.Port)
@@ -173,6 +177,12 @@ func (f *flight) failure(err error, c *engine.Call, up *gateway.Upstream) (r *ga
 	}
 	if e.Client {
 		r.Status, r.Err = 400, nil
+		switch {
+		case errors.Is(err, engine.ErrTooLarge):
+			r.Status = 413
+		case errors.Is(err, engine.ErrSlow):
+			r.Status = 408
+		}
 		return r, false, false
 	}
 	if f.x.Ctx.Err() != nil {
@@ -204,14 +214,10 @@ func idempotent(method string) bool {
 
 // relay sends the upstream's answer on. What a node sent is flushed when there
 // is no more of it yet, so that events arrive when they happen.
-func (f *flight) relay(w *engine.Writer, body *engine.Body) *gateway.Reply {
+func (f *flight) relay(body engine.Answer) *gateway.Reply {
 	defer body.Close()
-	x := f.x
-	dropNominated(&x.Resp.Header)
-	x.Resp.Header.DelFunc(func(h gateway.Field) bool { return isHop(h.Name) && !strings.EqualFold(h.Name, "Proxy-Authenticate") })
-	if s := x.Resp.Header.Get("Server"); s != "" {
-		x.Resp.Header.Del("Server")
-	}
+	x, w := f.x, f.w
+	x.Resp.Header.Del("Server")
 	f.decorate()
 	if r := f.headerFilter(); r != nil {
 		return r
@@ -224,6 +230,14 @@ func (f *flight) relay(w *engine.Writer, body *engine.Body) *gateway.Reply {
 	w.Head()
 	if none {
 		return nil
+	}
+	if !filtered {
+		if done, ok := f.splice(body); done {
+			if !ok {
+				w.Abort()
+			}
+			return nil
+		}
 	}
 	if !body.Buffered() { // the head must not wait for the body
 		_ = w.Flush()
@@ -256,6 +270,14 @@ func (f *flight) relay(w *engine.Writer, body *engine.Body) *gateway.Reply {
 			w.Abort()
 			return nil
 		}
+		if !filtered {
+			if done, ok := f.splice(body); done {
+				if !ok {
+					w.Abort()
+				}
+				return nil
+			}
+		}
 		if !body.Buffered() {
 			if err := w.Flush(); err != nil {
 				f.failed = "client gone"
@@ -266,26 +288,43 @@ func (f *flight) relay(w *engine.Writer, body *engine.Body) *gateway.Reply {
 	}
 }
 
+// spliceFrom is the size from which a body is moved inside the kernel: below
+// it two more system calls cost more than the copy.
+const spliceFrom = 32 << 10
+
+// splice moves the rest of a long body without copying it, where both
+// connections allow it. done: nothing is left to relay.
+func (f *flight) splice(body engine.Answer) (done, ok bool) {
+	c, n := body.Socket()
+	if c == nil || n < spliceFrom {
+		return false, false
+	}
+	moved, can, err := f.w.Splice(c, n)
+	if !can {
+		return false, false
+	}
+	body.Moved(moved)
+	if err != nil {
+		f.failed = "answer cut off: " + err.Error()
+		return true, false
+	}
+	return true, true
+}
+
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
 // tunnel joins the client's connection and the node's after 101, until either
 // ends.
-func (f *flight) tunnel(w *engine.Writer, body *engine.Body) *gateway.Reply {
-	x := f.x
-	proto := x.Resp.Header.Get("Upgrade")
+func (f *flight) tunnel(body engine.Answer) *gateway.Reply {
+	x, w := f.x, f.w
 	node := body.Tunnel()
 	defer body.Close()
 	defer node.Close()
-	if !strings.EqualFold(proto, x.Req.Upgrade) {
-		return &gateway.Reply{Status: 502, Err: errors.New("the upstream switched to another protocol than was asked for")}
-	}
-	dropNominated(&x.Resp.Header)
-	x.Resp.Header.DelFunc(func(h gateway.Field) bool { return isHop(h.Name) })
 	f.decorate()
 	if r := f.headerFilter(); r != nil {
 		return r
 	}
-	client, err := w.Upgrade(proto)
+	client, err := w.Upgrade(f.call.Upgrade)
 	if err != nil {
 		return &gateway.Reply{Status: 502, Err: err}
 	}

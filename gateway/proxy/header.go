@@ -7,81 +7,138 @@ import (
 	"strings"
 
 	"gatehouse/gateway"
+	"gatehouse/lib/h1"
 )
 
-// hop are the fields of one connection (RFC 9110, section 7.6.1), and those
-// the engine writes itself.
-var hop = [...]string{
-	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer",
-	"Transfer-Encoding", "Upgrade", "HTTP2-Settings", "Expect", "Content-Length", "Host",
-}
-
+// isHop says whether a field belongs to one connection (RFC 9110, section
+// 7.6.1) or is the engine's to write. The engine keeps the client's from us; a
+// plugin may still have set one.
 func isHop(name string) bool {
 	switch len(name) {
-	case 2, 4, 6, 7, 10, 14, 16, 17, 18, 19:
-		for _, h := range hop {
-			if len(h) == len(name) && strings.EqualFold(h, name) {
-				return true
-			}
-		}
+	case 2:
+		return h1.EqualFold(name, "TE")
+	case 4:
+		return h1.EqualFold(name, "Host")
+	case 6:
+		return h1.EqualFold(name, "Expect")
+	case 7:
+		return h1.EqualFold(name, "Trailer") || h1.EqualFold(name, "Upgrade")
+	case 10:
+		return h1.EqualFold(name, "Connection") || h1.EqualFold(name, "Keep-Alive")
+	case 14:
+		return h1.EqualFold(name, "Content-Length") || h1.EqualFold(name, "HTTP2-Settings")
+	case 16:
+		return h1.EqualFold(name, "Proxy-Connection")
+	case 17:
+		return h1.EqualFold(name, "Transfer-Encoding")
+	case 19:
+		return h1.EqualFold(name, "Proxy-Authorization")
 	}
 	return false
 }
 
-// dropHop removes what the client's Connection names, before any plugin runs:
-// later it could name a field that a plugin has set. The standard ones go when
-// the request is sent; plugins may look at them.
-func dropHop(x *gateway.Exchange) { dropNominated(&x.Req.Header) }
+// spoken is what a field of a client says that only a proxy or this gateway
+// may say.
+type spoken uint8
 
-func dropNominated(h *gateway.Header) {
-	var names []string
-	for v := range h.Values("Connection") {
-		for t := range strings.SplitSeq(v, ",") {
-			t = strings.Trim(t, " \t")
-			if t != "" && !isHop(t) && !strings.EqualFold(t, "close") {
-				names = append(names, t)
-			}
+const (
+	nothing    spoken = iota
+	identity          // who the consumer is
+	misspelt          // X_Forwarded_For and the like, which some upstreams read as the real one
+	forwarded         // "Forwarded"
+	xForwarded        // X-Forwarded-For, X-Real-IP: the outgoing header has its own
+	xProto
+	xHost
+	xPort
+)
+
+// speaks classifies a field name.
+func speaks(name string) spoken {
+	if len(name) < 9 {
+		return nothing
+	}
+	switch name[0] | 0x20 {
+	case 'f':
+		if h1.EqualFold(name, "Forwarded") {
+			return forwarded
+		}
+		return nothing
+	case 'x':
+	default:
+		return nothing
+	}
+	if name[1] != '-' && name[1] != '_' {
+		return nothing
+	}
+	if strings.IndexByte(name, '_') >= 0 {
+		plain := strings.ReplaceAll(name, "_", "-")
+		if s := speaks(plain); s >= xForwarded {
+			return misspelt
+		} else if s == identity {
+			return identity
+		}
+		return nothing
+	}
+	switch name[2] | 0x20 {
+	case 'c':
+		const consumer, credential = "X-Consumer-", "X-Credential-Identifier"
+		if len(name) >= len(consumer) && h1.EqualFold(name[:len(consumer)], consumer) || h1.EqualFold(name, credential) {
+			return identity
+		}
+	case 'r':
+		if h1.EqualFold(name, "X-Real-IP") {
+			return xForwarded
+		}
+	case 'f':
+		switch {
+		case h1.EqualFold(name, "X-Forwarded-For"):
+			return xForwarded
+		case h1.EqualFold(name, "X-Forwarded-Proto"):
+			return xProto
+		case h1.EqualFold(name, "X-Forwarded-Host"):
+			return xHost
+		case h1.EqualFold(name, "X-Forwarded-Port"):
+			return xPort
 		}
 	}
-	for _, n := range names {
-		h.Del(n)
+	return nothing
+}
+
+// introduce takes from the request what the client must not say, and says what
+// we observed of it instead, before plugins run: they read it, and an
+// operator's plugin may still change it. A trusted peer's word stands.
+func (f *flight) introduce() {
+	h := &f.x.Req.Header
+	f.trust = f.trusted()
+	trust := f.trust
+	var proto, host, port bool
+	h.DelFunc(func(field gateway.Field) bool {
+		switch speaks(field.Name) {
+		case identity, misspelt:
+			return true
+		case forwarded:
+			return !trust
+		case xProto:
+			proto = trust && field.Value != ""
+			return !proto
+		case xHost:
+			host = trust && field.Value != ""
+			return !host
+		case xPort:
+			port = trust && field.Value != ""
+			return !port
+		}
+		return false
+	})
+	if !proto {
+		h.Append("X-Forwarded-Proto", f.x.Req.Scheme)
 	}
-}
-
-// dropIdentity removes the fields by which this gateway tells an upstream who
-// a consumer is, in every spelling.
-func dropIdentity(x *gateway.Exchange) {
-	x.Req.Header.DelFunc(func(f gateway.Field) bool {
-		if len(f.Name) < 11 || f.Name[0]|0x20 != 'x' {
-			return false
-		}
-		n := strings.ToLower(strings.ReplaceAll(f.Name, "_", "-"))
-		return strings.HasPrefix(n, "x-consumer-") || n == "x-credential-identifier"
-	})
-}
-
-// forwarded are the fields by which a proxy speaks of the client.
-var forwarded = [...]string{"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"}
-
-// dropForwarded removes spellings with an underscore, which some upstreams
-// read as the real ones, and "Forwarded" of a peer that is not trusted.
-func (f *flight) dropForwarded() {
-	trusted := f.trusted()
-	f.x.Req.Header.DelFunc(func(h gateway.Field) bool {
-		if len(h.Name) < 9 {
-			return false
-		}
-		if strings.IndexByte(h.Name, '_') >= 0 {
-			n := strings.ToLower(strings.ReplaceAll(h.Name, "_", "-"))
-			for _, name := range forwarded {
-				if n == name {
-					return true
-				}
-			}
-			return false
-		}
-		return !trusted && strings.EqualFold(h.Name, "Forwarded")
-	})
+	if !host {
+		h.Append("X-Forwarded-Host", f.x.Req.Authority)
+	}
+	if !port {
+		h.Append("X-Forwarded-Port", f.port())
+	}
 }
 
 func (f *flight) trusted() bool {
@@ -94,58 +151,44 @@ func (f *flight) trusted() bool {
 	return false
 }
 
-// setForwarded writes what we observed of the client, before plugins run: they
-// read it, and an operator's plugin may still change it.
-func (f *flight) setForwarded() {
-	x := f.x
-	trusted := f.trusted()
-	for _, o := range [...]struct{ name, value string }{
-		{"X-Forwarded-Proto", x.Req.Scheme},
-		{"X-Forwarded-Host", x.Req.Authority},
-		{"X-Forwarded-Port", f.port()},
-	} {
-		if !trusted || x.Req.Header.Get(o.name) == "" {
-			x.Req.Header.Del(o.name)
-			x.Req.Header.Add(o.name, o.value)
-		}
-	}
-}
-
 // outgoing makes the header for the upstream: the client's address, and the
 // request's fields as plugins left them without those of the connection.
-func (f *flight) outgoing(to *gateway.Header) {
-	x := f.x
+func (f *flight) outgoing() {
+	x, to := f.x, &f.header
 	x.Req.Header.DropOwnCookies()
 	to.Reset()
-	client := x.Req.Client
-	if !client.IsValid() {
-		client = netip.IPv4Unspecified()
+	ip := x.Req.ClientIP
+	if !x.Req.Client.IsValid() {
+		ip = netip.IPv4Unspecified().String()
 	}
-	ip := client.String()
-	to.Add("X-Real-IP", ip)
-	chain := ip
-	if f.trusted() {
+	to.Append("X-Real-IP", ip)
+	if f.trust {
 		var list []string
 		for v := range x.Req.Header.Values("X-Forwarded-For") {
 			list = append(list, v)
 		}
 		if len(list) > 0 {
-			chain = strings.Join(append(list, x.Req.Peer.Addr().Unmap().String()), ", ")
+			ip = strings.Join(append(list, x.Req.Peer.Addr().Unmap().String()), ", ")
 		}
 	}
-	to.Add("X-Forwarded-For", chain)
+	to.Append("X-Forwarded-For", ip)
 	for _, h := range x.Req.Header.Fields() {
-		if isHop(h.Name) || strings.EqualFold(h.Name, "X-Real-IP") || strings.EqualFold(h.Name, "X-Forwarded-For") {
-			continue
+		if !isHop(h.Name) && speaks(h.Name) != xForwarded {
+			to.Append(h.Name, h.Value)
 		}
-		to.Add(h.Name, h.Value)
 	}
 }
 
 // port is the port the client named, else the one it reached.
 func (f *flight) port() string {
-	if _, p, err := net.SplitHostPort(f.x.Req.Authority); err == nil && p != "" {
-		return p
+	a := f.x.Req.Authority
+	if i := strings.LastIndexByte(a, ':'); i >= 0 {
+		if _, p, err := net.SplitHostPort(a); err == nil && p != "" {
+			return p
+		}
 	}
-	return strconv.Itoa(int(f.x.Req.Local.Port()))
+	if p := f.x.Req.Local.Port(); f.localPort != p || f.localText == "" {
+		f.localPort, f.localText = p, strconv.Itoa(int(p))
+	}
+	return f.localText
 }

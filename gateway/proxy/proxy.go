@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,8 +54,9 @@ type Local struct {
 
 // Proxy answers requests. It is the engine's Handler.
 type Proxy struct {
-	cfg    Config
-	panics prometheus.Counter
+	cfg     Config
+	panics  prometheus.Counter
+	flights sync.Pool // of *flight
 }
 
 var _ engine.Handler = (*Proxy)(nil)
@@ -73,6 +75,7 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, panics: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "gatehouse_plugin_panics_total", Help: "Requests that ended because a plugin panicked.",
 	})}
+	p.flights.New = newFlight
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(p.panics); err != nil {
 			return nil, err
@@ -90,7 +93,10 @@ func (p *Proxy) Serve(x *gateway.Exchange, w *engine.Writer) {
 			return
 		}
 	}
-	p.flight(x).run(w)
+	f := p.flights.Get().(*flight)
+	f.begin(p, x, w)
+	f.run()
+	f.end()
 }
 
 func (l *Local) takes(x *gateway.Exchange) bool {
@@ -98,33 +104,55 @@ func (l *Local) takes(x *gateway.Exchange) bool {
 	return ok && (rest == "" || rest[0] == '/') && (!l.Loopback || x.Req.Peer.Addr().IsLoopback())
 }
 
-// flight is a request under way. It lives on the stack of Serve.
+// flight is a request under way. It is reused.
 type flight struct {
 	p      *Proxy
 	x      *gateway.Exchange
+	w      *engine.Writer
 	snap   *live.Snapshot
 	target *live.Target
 	global *gateway.Chain
 	chain  *gateway.Chain // of the route, later of the route and the consumer
+	trust  bool           // the peer is a trusted proxy
 	tries  tries
 	failed string // why, for the log
+
+	call   engine.Call
+	header gateway.Header // of the call
+	info   func(status int, h *gateway.Header)
+
+	localPort uint16 // and its text, of the request before
+	localText string
 }
 
 var noChain = &gateway.Chain{}
 
-func (p *Proxy) flight(x *gateway.Exchange) *flight {
-	f := &flight{p: p, x: x, snap: p.cfg.Live.Current(), chain: noChain}
-	x.Consumers = f.snap
+func newFlight() any {
+	f := &flight{}
+	f.info = f.interim
 	return f
 }
 
+func (f *flight) begin(p *Proxy, x *gateway.Exchange, w *engine.Writer) {
+	f.p, f.x, f.w, f.snap, f.chain = p, x, w, p.cfg.Live.Current(), noChain
+	x.Consumers = f.snap
+}
+
+// end leaves nothing of the request behind.
+func (f *flight) end() {
+	f.header.Reset()
+	p, t := f.p, f.tries
+	clear(t.nodes)
+	f.p, f.x, f.w, f.snap, f.target, f.global, f.chain = nil, nil, nil, nil, nil, nil, nil
+	f.trust, f.failed, f.call = false, "", engine.Call{}
+	f.tries = tries{nodes: t.nodes[:0], codes: t.codes[:0]}
+	p.flights.Put(f)
+}
+
 // run is the life of a request.
-func (f *flight) run(w *engine.Writer) {
-	x := f.x
-	dropHop(x)        // what belongs to the client's connection
-	dropIdentity(x)   // what only this gateway may say
-	f.dropForwarded() // what only a trusted peer may say
-	f.setForwarded()  // what we saw instead
+func (f *flight) run() {
+	x, w := f.x, f.w
+	f.introduce() // what we know of the client, instead of what it says
 
 	reply := f.guarded(func() *gateway.Reply {
 		f.match()
@@ -160,10 +188,10 @@ func (f *flight) run(w *engine.Writer) {
 		return nil
 	})
 	if reply == nil {
-		reply = f.forward(w)
+		reply = f.forward()
 	}
 	if reply != nil && !w.Sent() {
-		f.answer(w, reply)
+		f.answer(reply)
 	}
 	f.log()
 }
@@ -264,8 +292,8 @@ func (f *flight) routeID() string {
 }
 
 // answer sends a reply of this gateway: plugins see its header and body.
-func (f *flight) answer(w *engine.Writer, r *gateway.Reply) {
-	x := f.x
+func (f *flight) answer(r *gateway.Reply) {
+	x, w := f.x, f.w
 	x.FromUpstream = false
 	body := r.Body
 	x.Resp.Status = r.Status
@@ -302,7 +330,7 @@ func (f *flight) answer(w *engine.Writer, r *gateway.Reply) {
 		x.Resp.Header.Set("Content-Type", typ)
 		x.Resp.Length = int64(len(body))
 		w.Head()
-		f.write(w, body)
+		f.write(body)
 		return
 	}
 	if f.filtersBody() && !bodyless {
@@ -315,12 +343,12 @@ func (f *flight) answer(w *engine.Writer, r *gateway.Reply) {
 		body, x.Resp.Length = nil, -1
 	}
 	w.Head()
-	f.write(w, body)
+	f.write(body)
 }
 
-func (f *flight) write(w *engine.Writer, body []byte) {
-	if f.x.Req.Method != "HEAD" && len(body) > 0 {
-		if _, err := w.Write(body); err != nil {
+func (f *flight) write(body []byte) {
+	if len(body) > 0 {
+		if _, err := f.w.Write(body); err != nil {
 			f.failed = "client gone"
 		}
 	}
@@ -330,8 +358,8 @@ func (f *flight) write(w *engine.Writer, body []byte) {
 func (f *flight) decorate() {
 	x := f.x
 	x.Resp.Header.Set("Server", f.p.cfg.Server)
-	if f.tries.statuses != "" && (x.Resp.Status >= 500 || f.p.cfg.ShowUpstreamStatus) {
-		x.Resp.Header.Set("X-APISIX-Upstream-Status", f.tries.statuses)
+	if len(f.tries.codes) > 0 && (x.Resp.Status >= 500 || f.p.cfg.ShowUpstreamStatus) {
+		x.Resp.Header.Set("X-APISIX-Upstream-Status", f.tries.String())
 	}
 	for _, h := range x.Answer.Fields() {
 		if strings.EqualFold(h.Name, "Set-Cookie") {

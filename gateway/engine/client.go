@@ -1,0 +1,488 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gatehouse/gateway"
+	"gatehouse/lib/h1"
+	"gatehouse/lib/sock"
+)
+
+// client is an HTTP/1.1 connection of a client and the front of its exchanges.
+// One goroutine serves it, see serve.
+//
+// On a plain TCP connection of Linux it lives inside the callback of
+// RawConn.Read ("latched edge"): the poller is armed once, an edge that
+// arrives while a request is answered stays latched, and a connection that
+// waits holds no buffer. A request costs recv and send, nothing else. In the
+// callback nothing may wait for the client: a request whose body has not
+// arrived whole, and one that asks to switch protocols, is answered outside.
+type client struct {
+	wire
+	srv    *Server
+	raw    sock.Raw // nil: net.Conn alone, as with TLS
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// Of the serving goroutine.
+	a     *active // nil while the connection waits for a request
+	fd    uintptr // valid while inFd
+	inFd  bool    // inside the callback
+	leave bool    // the request at hand is answered outside the callback
+	end   bool    // no further request
+	eof   bool    // the client has closed, or the connection is broken
+	h2    bool    // the client speaks HTTP/2 by prior knowledge
+	seen  int     // bytes of a head that were looked at
+	count int     // requests
+
+	phase   atomic.Uint32 // what tick judges by
+	since   atomic.Int64  // second in which phase began
+	polled  atomic.Bool   // tick has woken the connection in this phase
+	closing atomic.Bool   // the server stops
+	stopped atomic.Bool   // the body of the request is not read any more
+	mu      sync.Mutex
+	tun     *tunnel // guarded by mu; after an upgrade
+}
+
+const (
+	phaseIdle uint32 = iota // waits for a request
+	phaseHead               // a part of a head has come
+	phaseBusy               // a request is being answered
+	phaseBody               // waits for a part of the body
+	phaseSend               // waits for the client to take a part of the answer
+	phaseGone               // tick has given the connection up
+)
+
+// active is what a connection needs while a request is there.
+type active struct {
+	x    gateway.Exchange
+	w    Writer
+	head h1.Head
+	body clientBody
+	in   block
+	out  []byte
+
+	// The answer.
+	chunked bool
+	left    int64 // of a body with a length
+	closing bool  // "Connection: close" was said
+}
+
+// outSize is how much of an answer is kept back to leave in one piece.
+const outSize = 18 << 10
+
+func newClient(s *Server, w wire) *client {
+	c := &client{wire: w, srv: s}
+	if w.tls == nil {
+		if raw, ok := sock.RawConn(w.tcp); ok {
+			c.raw = raw
+		}
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// serve is the life of the connection.
+func (c *client) serve() {
+	if !c.srv.track(c) {
+		c.closing.Store(true)
+	}
+	c.setPhase(phaseIdle)
+	if c.raw != nil {
+		c.serveRaw()
+	} else {
+		c.servePlain()
+	}
+	c.cancel()
+	if c.h2 {
+		prefix := append([]byte(nil), c.a.in.pending()...)
+		c.release()
+		c.srv.forget(c)
+		_ = c.nc.SetDeadline(time.Time{})
+		c.srv.serveHTTP2(c.wire, prefix)
+		return
+	}
+	c.release()
+	c.nc.Close()
+	c.srv.forget(c)
+}
+
+func (c *client) serveRaw() {
+	step := c.step
+	for !c.end {
+		err := c.raw.Read(step)
+		switch {
+		case c.leave:
+			c.leave = false
+			c.exchange()
+			c.drainInput()
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			c.woken()
+		default:
+			c.end, c.eof = true, true
+		}
+	}
+	c.linger()
+}
+
+// step reads what has come and answers it. It returns true to leave the
+// callback, false to wait for the next edge. A short read has emptied the
+// socket, what comes later makes an edge of its own; only an end that came
+// together with the last bytes makes none, and tick finds it.
+func (c *client) step(fd uintptr) bool {
+	for {
+		if c.a == nil {
+			c.a = c.srv.actives.Get().(*active)
+		}
+		space := c.a.in.space()
+		n, e := sock.Recv(fd, space)
+		if e == syscall.EAGAIN {
+			c.wait()
+			return false
+		}
+		if e != 0 || n == 0 {
+			c.end, c.eof = true, true
+			return true
+		}
+		c.a.in.got(n)
+		c.fd, c.inFd = fd, true
+		c.drainInput()
+		c.inFd = false
+		if c.leave || c.end {
+			return true
+		}
+		if n < len(space) {
+			c.wait()
+			return false
+		}
+	}
+}
+
+// wait is the state between what came and what will come.
+func (c *client) wait() {
+	if len(c.a.in.pending()) == 0 {
+		c.release()
+		c.setPhase(phaseIdle)
+	} else if c.phase.Load() != phaseHead {
+		c.setPhase(phaseHead)
+	}
+}
+
+func (c *client) release() {
+	if c.a != nil {
+		c.a.in.drop()
+		c.srv.actives.Put(c.a)
+		c.a = nil
+	}
+	c.seen = 0
+}
+
+// servePlain is the same over net.Conn. While the connection waits it holds a
+// small buffer only.
+func (c *client) servePlain() {
+	first := make([]byte, 1024)
+	for !c.end {
+		to := first
+		if c.a != nil {
+			to = c.a.in.space()
+		}
+		n, err := c.nc.Read(to)
+		if n > 0 {
+			if c.a == nil {
+				c.a = c.srv.actives.Get().(*active)
+				copy(c.a.in.space(), first[:n])
+			}
+			c.a.in.got(n)
+			c.drainInput()
+		}
+		switch {
+		case c.end:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			c.woken()
+		case err != nil:
+			c.end, c.eof = true, true
+		default:
+			if c.a != nil {
+				c.wait()
+			}
+		}
+	}
+	c.linger()
+}
+
+// woken decides why tick has ended the wait for bytes.
+func (c *client) woken() {
+	lim := &c.srv.cfg.Limits
+	waited := time.Duration(c.srv.seconds.Load()-c.since.Load()) * time.Second
+	switch c.phase.Load() {
+	case phaseGone:
+		c.end = true
+	case phaseHead:
+		if waited >= lim.HeadTime {
+			c.refuse(408)
+			return
+		}
+	case phaseIdle:
+		if waited >= lim.Idle || c.closing.Load() {
+			c.end = true
+			return
+		}
+	}
+	_ = c.nc.SetReadDeadline(time.Time{})
+}
+
+// drainInput answers every request that has come whole, in order.
+func (c *client) drainInput() {
+	for !c.end {
+		in := &c.a.in
+		if c.seen == 0 {
+			in.skip(h1.SkipBlank(in.pending()))
+		}
+		b := in.pending()
+		if len(b) == 0 {
+			return
+		}
+		if c.count == 0 && c.speaksHTTP2(b) {
+			return
+		}
+		n, err := h1.Scan(b, c.seen, &c.srv.heads)
+		if err == nil && n == 0 {
+			c.seen = len(b)
+			return
+		}
+		c.seen = 0
+		if err == nil {
+			err = c.a.head.ParseRequest(in.take(n), &c.srv.heads)
+		}
+		if err != nil {
+			var bad *h1.Error
+			status := 400
+			if errors.As(err, &bad) {
+				status = bad.Status
+			}
+			c.refuse(status)
+			return
+		}
+		h := &c.a.head
+		if c.inFd && (h.Chunked || h.Upgrade != "" || h.Length > int64(len(in.pending()))) {
+			c.leave = true // it may wait for the client
+			return
+		}
+		c.exchange()
+	}
+}
+
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// speaksHTTP2 says whether the connection begins as HTTP/2 does, as far as it
+// has come.
+func (c *client) speaksHTTP2(b []byte) bool {
+	if c.tls != nil || c.srv.cfg.NoHTTP2 || len(b) < 16 || !strings.HasPrefix(preface, string(b[:min(len(b), len(preface))])) {
+		return false
+	}
+	c.h2, c.end = true, true
+	return true
+}
+
+// exchange answers the request whose head is at hand.
+func (c *client) exchange() {
+	a := c.a
+	x, h := &a.x, &a.head
+	c.setPhase(phaseBusy)
+	c.count++
+	x.Ctx, x.Start = c.ctx, c.srv.cfg.Now()
+	r := &x.Req
+	c.fill(r)
+	r.Method, r.Target, r.Authority = h.Method, h.OriginTarget, h.Authority
+	r.Proto = "HTTP/1.1"
+	if h.Minor == 0 {
+		r.Proto = "HTTP/1.0"
+	}
+	r.Trailers, r.Upgrade = h.Trailers, h.Upgrade
+	size := len(h.Method) + len(h.Target) + len(h.Authority) + 20
+	for i := range h.Fields {
+		f := &h.Fields[i]
+		size += len(f.Name) + len(f.Value) + 4
+		if !f.Hop {
+			r.Header.Append(f.Name, f.Value)
+		}
+	}
+	x.BytesIn = int64(size)
+	r.Length = max(h.Length, 0)
+	if h.Chunked {
+		r.Length = -1
+	}
+	a.body.begin(c, h)
+	if r.Length != 0 {
+		r.Body = &a.body
+	}
+	a.w.reset(c, x)
+	a.closing = h.Close || c.closing.Load() || c.srv.cfg.Limits.Requests > 0 && c.count >= c.srv.cfg.Limits.Requests
+	c.conclude(c.srv.handle(x, &a.w, 0))
+}
+
+// fill sets what the connection says about a request.
+func (c *client) fill(r *gateway.Request) {
+	r.Peer, r.Local, r.ClientIP, r.TLS = c.peer, c.local, c.ip, c.tls
+	r.Client = netip.Addr{}
+	r.Scheme = "http"
+	if c.tls != nil {
+		r.Scheme = "https"
+	}
+}
+
+// refuse answers a request that could not be read, and ends the connection.
+func (c *client) refuse(status int) {
+	if c.a == nil {
+		c.a = c.srv.actives.Get().(*active)
+	}
+	a := c.a
+	c.setPhase(phaseBusy)
+	a.x.Ctx, a.x.Start = c.ctx, c.srv.cfg.Now()
+	c.fill(&a.x.Req)
+	a.x.Req.Proto = "HTTP/1.1"
+	a.x.BytesIn = int64(len(a.in.pending()))
+	a.in.drop()
+	a.body.none()
+	a.w.reset(c, &a.x)
+	a.closing = true
+	c.end = true
+	c.conclude(c.srv.handle(&a.x, &a.w, status))
+}
+
+// conclude leaves the connection ready for the next request, or ends it.
+func (c *client) conclude(ok bool) {
+	a := c.a
+	c.end = c.end || a.closing || a.w.taken || c.ctx.Err() != nil
+	if !c.end && !a.body.skip() {
+		c.end = true
+	}
+	if c.stopped.Load() {
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	if !ok {
+		left := &active{in: a.in} // a handler that panicked may still hold the exchange
+		a.in = block{}
+		c.a = left
+		return
+	}
+	clearExchange(&a.x)
+}
+
+func (c *client) setPhase(p uint32) {
+	c.since.Store(c.srv.seconds.Load())
+	c.phase.Store(p)
+	c.polled.Store(false)
+}
+
+// tick is the server's look at the connection, once a second.
+func (c *client) tick(now int64) {
+	since := c.since.Load()
+	if now-since < 1 {
+		return
+	}
+	waited := time.Duration(now-since) * time.Second
+	lim := &c.srv.cfg.Limits
+	switch phase := c.phase.Load(); phase {
+	case phaseIdle, phaseHead:
+		limit := lim.Idle
+		if phase == phaseHead {
+			limit = lim.HeadTime
+		}
+		// Once in each wait a plain connection is read again: an end that came
+		// with the last bytes made no edge.
+		if waited >= limit || c.closing.Load() && phase == phaseIdle || c.raw != nil && !c.polled.Swap(true) {
+			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+		}
+	case phaseBody:
+		if waited >= lim.BodyTime {
+			c.stop()
+		}
+	case phaseSend:
+		if waited >= lim.SendTime {
+			_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
+		}
+	case phaseBusy:
+		if c.tcp != nil && c.gone() {
+			c.cancel()
+		}
+	}
+	if t := c.tunnel(); t != nil {
+		t.tick(now)
+	}
+}
+
+// gone says whether the client has closed while its request is answered.
+func (c *client) gone() bool {
+	raw := c.raw
+	if raw == nil {
+		var ok bool
+		if raw, ok = sock.RawConn(c.tcp); !ok {
+			return false
+		}
+	}
+	state := sock.Quiet
+	err := raw.Control(func(fd uintptr) { state = sock.Look(fd) })
+	return err != nil || state == sock.Ended
+}
+
+func (c *client) drain() {
+	c.closing.Store(true)
+	if t := c.tunnel(); t != nil {
+		t.drain()
+		return
+	}
+	if c.phase.Load() == phaseIdle {
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (c *client) cut() {
+	c.cancel()
+	c.nc.Close()
+}
+
+func (c *client) tunnel() *tunnel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tun
+}
+
+const (
+	lingerTime  = 2 * time.Second
+	lingerBytes = 16 << 20
+)
+
+// linger reads on for a moment and throws it away, when we are the ones who
+// close: a client that is still sending would get a reset, and lose the answer
+// (RFC 9112, section 9.6).
+func (c *client) linger() {
+	if c.eof || c.h2 || c.a == nil || c.a.w.taken {
+		return
+	}
+	c.setPhase(phaseGone)
+	if t, ok := c.nc.(interface{ CloseWrite() error }); !ok || t.CloseWrite() != nil {
+		return
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	nc := c.nc
+	if c.tcp != nil {
+		nc = c.tcp // below TLS: nobody decrypts what nobody reads
+	}
+	buf := c.a.in.space()
+	for total := 0; total < lingerBytes; {
+		n, err := nc.Read(buf)
+		if total += n; err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,291 @@
+package engine
+
+import (
+	"io"
+	"net"
+	"strconv"
+	"syscall"
+	"time"
+
+	"gatehouse/gateway"
+	"gatehouse/lib/h1"
+	"gatehouse/lib/sock"
+)
+
+var _ front = (*client)(nil)
+var _ splicer = (*client)(nil)
+
+// special says what the engine makes of a field of an answer: kept back
+// because framing and connection are the engine's, or remembered.
+type special uint8
+
+const (
+	ordinary special = iota
+	kept
+	date
+)
+
+func specialField(name string) special {
+	switch len(name) {
+	case 2, 4, 6, 7, 10, 14, 16, 17:
+	default:
+		return ordinary
+	}
+	switch name[0] | 0x20 {
+	case 'd':
+		if h1.EqualFold(name, "Date") {
+			return date
+		}
+	case 'c':
+		if h1.EqualFold(name, "Connection") || h1.EqualFold(name, "Content-Length") {
+			return kept
+		}
+	case 'k':
+		if h1.EqualFold(name, "Keep-Alive") {
+			return kept
+		}
+	case 't':
+		if h1.EqualFold(name, "Transfer-Encoding") || h1.EqualFold(name, "Trailer") || h1.EqualFold(name, "TE") {
+			return kept
+		}
+	case 'u':
+		if h1.EqualFold(name, "Upgrade") {
+			return kept
+		}
+	case 'p':
+		if h1.EqualFold(name, "Proxy-Connection") {
+			return kept
+		}
+	}
+	return ordinary
+}
+
+// appendFields writes the fields of an answer, and a Date when it has none.
+func (c *client) appendFields(out []byte, h *gateway.Header) []byte {
+	dated := false
+	for _, f := range h.Fields() {
+		switch specialField(f.Name) {
+		case kept:
+			continue
+		case date:
+			dated = true
+		}
+		out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
+	}
+	if !dated {
+		out = append(append(append(out, "Date: "...), *c.srv.date.Load()...), "\r\n"...)
+	}
+	return out
+}
+
+// appendStatus writes a status line.
+func appendStatus(out []byte, status int) []byte {
+	if status == 200 {
+		return append(out, "HTTP/1.1 200 OK\r\n"...)
+	}
+	out = append(out, "HTTP/1.1 "...)
+	out = strconv.AppendInt(out, int64(status), 10)
+	return append(append(append(out, ' '), StatusText(status)...), "\r\n"...)
+}
+
+// head puts the head into the buffer: it leaves with the first of the body.
+func (c *client) head(w *Writer) {
+	a, r := c.a, &w.x.Resp
+	if a.out == nil {
+		a.out = make([]byte, 0, outSize)
+	}
+	out := c.appendFields(appendStatus(a.out, r.Status), &r.Header)
+	old := w.x.Req.Proto == "HTTP/1.0"
+	a.chunked, a.left = false, 0
+	switch {
+	case r.Status == 204:
+	case r.Length >= 0:
+		if r.Status != 304 || r.Length > 0 {
+			out = append(out, "Content-Length: "...)
+			out = append(strconv.AppendInt(out, r.Length, 10), "\r\n"...)
+		}
+		a.left = r.Length
+	case w.none:
+	case old: // the end of the connection is the end of the body
+		a.closing, a.left = true, -1
+	default:
+		a.chunked = true
+		out = append(out, "Transfer-Encoding: chunked\r\n"...)
+	}
+	if w.refused || w.x.Req.Length != 0 && a.body.answer() {
+		a.closing = true // what the client sends now may be body or not
+	}
+	switch {
+	case a.closing:
+		out = append(out, "Connection: close\r\n"...)
+	case old:
+		out = append(out, "Connection: keep-alive\r\n"...)
+	}
+	out = append(out, "\r\n"...)
+	w.x.BytesOut += int64(len(out) - len(a.out))
+	a.out = out
+}
+
+func (c *client) info(status int, h *gateway.Header) {
+	out := appendStatus(make([]byte, 0, 512), status)
+	for _, f := range h.Fields() {
+		if specialField(f.Name) == ordinary {
+			out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
+		}
+	}
+	_ = c.send(append(out, "\r\n"...))
+}
+
+func (c *client) write(w *Writer, p []byte) (int, error) {
+	a := c.a
+	n := len(p)
+	if a.chunked {
+		w.x.BytesOut += int64(n)
+		a.out = h1.AppendChunkSize(a.out, n)
+		if err := c.put(p); err != nil {
+			return 0, err
+		}
+		return n, c.put(crlf)
+	}
+	if a.left >= 0 {
+		if int64(n) > a.left { // never more than was announced: it would be read as the next answer
+			p = p[:a.left]
+			w.aborted = true
+		}
+		a.left -= int64(len(p))
+	}
+	w.x.BytesOut += int64(len(p))
+	return n, c.put(p)
+}
+
+var crlf = []byte("\r\n")
+
+// put keeps p back when it fits, else sends.
+func (c *client) put(p []byte) error {
+	a := c.a
+	if len(a.out)+len(p) <= outSize {
+		a.out = append(a.out, p...)
+		return nil
+	}
+	if len(a.out) > 0 {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	if len(p) < outSize/2 {
+		a.out = append(a.out, p...)
+		return nil
+	}
+	return c.send(p)
+}
+
+func (c *client) flush() error {
+	a := c.a
+	if len(a.out) == 0 {
+		return nil
+	}
+	err := c.send(a.out)
+	a.out = a.out[:0]
+	return err
+}
+
+// send writes to the socket. In the callback it tries without waiting first,
+// which is nearly always enough.
+func (c *client) send(p []byte) error {
+	if c.inFd {
+		n, e := sock.Send(c.fd, p)
+		if e != 0 && e != syscall.EAGAIN {
+			c.end, c.eof = true, true
+			return e
+		}
+		if p = p[n:]; len(p) == 0 {
+			return nil
+		}
+	}
+	old := c.phase.Load()
+	c.setPhase(phaseSend)
+	_, err := c.nc.Write(p)
+	c.setPhase(old)
+	if err != nil {
+		c.end, c.eof = true, true
+	}
+	return err
+}
+
+// finish ends the answer.
+func (c *client) finish(w *Writer) {
+	a := c.a
+	switch {
+	case !w.sent: // the handler said nothing
+		w.Refuse(500)
+	case w.none:
+	case a.chunked && !w.aborted:
+		a.out = append(a.out, "0\r\n"...)
+		if w.x.Req.Trailers {
+			for _, f := range w.x.Resp.Trailer.Fields() {
+				if specialField(f.Name) == ordinary {
+					a.out = append(append(append(append(a.out, f.Name...), ": "...), f.Value...), "\r\n"...)
+				}
+			}
+		}
+		a.out = append(a.out, "\r\n"...)
+	case a.left > 0:
+		w.aborted = true // shorter than announced
+	}
+	if w.aborted {
+		a.closing = true
+		if a.chunked || a.left != 0 {
+			c.eof = true // cut off, and no lingering: the client must not wait for more
+		}
+	}
+	if err := c.flush(); err != nil {
+		c.end = true
+	}
+	if w.aborted && a.left < 0 && c.tcp != nil {
+		_ = c.tcp.SetLinger(0) // a body that ends with the connection: only a reset says that it was cut off
+	}
+	if cap(a.out) > 2*outSize {
+		a.out = nil
+	}
+}
+
+// splice moves a part of the body from an upstream's socket in the kernel.
+func (c *client) splice(w *Writer, from *net.TCPConn, n int64) (int64, error) {
+	a := c.a
+	if c.tls != nil || c.tcp == nil || a.chunked || a.left < n {
+		return 0, errNoSplice
+	}
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	c.setPhase(phaseSend)
+	moved, err := c.tcp.ReadFrom(&io.LimitedReader{R: from, N: n})
+	c.setPhase(phaseBusy)
+	a.left -= moved
+	w.x.BytesOut += moved
+	if err == nil && moved < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return moved, err
+}
+
+// upgrade answers 101 and gives the connection away.
+func (c *client) upgrade(w *Writer, protocol string) (io.ReadWriteCloser, error) {
+	if c.inFd || c.closing.Load() {
+		return nil, ErrNoUpgrade
+	}
+	out := append(append(make([]byte, 0, 512), "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "...), protocol...)
+	out = append(c.appendFields(append(out, "\r\n"...), &w.x.Resp.Header), "\r\n"...)
+	w.x.BytesOut += int64(len(out))
+	if err := c.send(out); err != nil {
+		return nil, err
+	}
+	_ = c.nc.SetReadDeadline(time.Time{})
+	t := &tunnel{c: c, early: append([]byte(nil), c.a.in.pending()...)}
+	t.last.Store(c.srv.seconds.Load())
+	c.a.in.drop()
+	c.mu.Lock()
+	c.tun = t
+	c.mu.Unlock()
+	return t, nil
+}

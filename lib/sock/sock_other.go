@@ -1,0 +1,20 @@
+//go:build !(linux && (amd64 || arm64))
+
+package sock
+
+import "syscall"
+
+// Available says that Recv, Send and Look work here.
+const Available = false
+
+// Recv is not available here.
+func Recv(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
+
+// Send is not available here.
+func Send(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
+
+// Look is not available here.
+func Look(uintptr) State { return Quiet }
+
+// CloseWrite is not available here.
+func CloseWrite(uintptr) {}
