@@ -80,7 +80,8 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	if err != nil {
 		return err
 	}
-	pc := proxy.Config{Live: running, Transport: part.transport, Log: d.log, Now: time.Now, Metrics: metrics, Trusted: trusted, ShowUpstreamStatus: g.APISIX.ShowUpstreamStatus}
+	var ticks clock
+	pc := proxy.Config{Live: running, Transport: part.transport, Log: d.log, Now: ticks.Now, Metrics: metrics, Trusted: trusted, ShowUpstreamStatus: g.APISIX.ShowUpstreamStatus}
 	if g.AccessLog {
 		pc.Access = d.log
 	}
@@ -96,7 +97,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 		return err
 	}
 	part.server = engine.NewServer(engine.ServerConfig{
-		Handler: life, Log: d.log, Now: time.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
+		Handler: life, Log: d.log, Now: ticks.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
 	})
 
 	for _, at := range g.APISIX.NodeListen {

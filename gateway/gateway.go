@@ -36,6 +36,7 @@ type Exchange struct {
 
 	Now          func() time.Time // nil: time.Now
 	Start        time.Time        // first byte of the request
+	End          time.Time        // the answer was made and sent; zero before the log phase
 	UpstreamTime time.Duration    // from sending to the upstream's last byte; 0: not proxied
 	FromUpstream bool             // the answer is the upstream's
 	BytesIn      int64            // request line, header and body as received

@@ -26,10 +26,10 @@ type conn struct {
 	tcp   *net.TCPConn // nil: none below
 	raw   sock.Raw     // nil: nc alone
 	fn    func(fd uintptr) bool
-	key   poolKey
+	pool  *pool
 	uses  int
-	born  time.Time
-	until time.Time // idle no longer than this
+	born  int64 // tick
+	until int64 // tick: idle no longer than this
 
 	// The call.
 	call   *Call
@@ -53,7 +53,7 @@ type conn struct {
 
 	mu    sync.Mutex
 	ctx   context.Context // guarded by mu; of the call, nil: none
-	due   time.Time       // guarded by mu; the wait ends, zero: not
+	due   int64           // guarded by mu; tick at which the wait ends, 0: not
 	timer bool            // guarded by mu; a read deadline is set
 	ended bool            // guarded by mu; look has cut the call short
 }
@@ -93,14 +93,14 @@ func (k *conn) wait(d time.Duration) {
 	if k.ended {
 		return
 	}
-	k.due = time.Time{}
+	k.due = 0
 	switch {
 	case d > 0 && d < longWait:
 		k.timer = true
 		_ = k.nc.SetReadDeadline(time.Now().Add(d))
 		return
 	case d > 0:
-		k.due = time.Now().Add(d)
+		k.due = k.t.ticks.Load() + seconds(d)
 	}
 	if k.timer {
 		k.timer = false
@@ -109,13 +109,13 @@ func (k *conn) wait(d time.Duration) {
 }
 
 // look is the transport's sweep.
-func (k *conn) look(now time.Time) {
+func (k *conn) look(now int64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ctx == nil || k.ended {
 		return
 	}
-	if k.ctx.Err() != nil || !k.due.IsZero() && now.After(k.due) {
+	if k.ctx.Err() != nil || k.due > 0 && now >= k.due {
 		k.ended = true
 		_ = k.nc.SetDeadline(time.Unix(1, 0))
 	}
@@ -440,7 +440,7 @@ func (k *conn) finish(whole bool) {
 		k.in = nil
 	}
 	k.mu.Lock()
-	k.ctx, k.due = nil, time.Time{}
+	k.ctx, k.due = nil, 0
 	if k.timer {
 		k.timer = false
 		_ = k.nc.SetReadDeadline(time.Time{})
@@ -465,7 +465,7 @@ func (k *conn) cut() {
 func (k *conn) Tunnel() io.ReadWriteCloser {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.ctx, k.due = nil, time.Time{}
+	k.ctx, k.due = nil, 0
 	_ = k.nc.SetDeadline(time.Time{})
 	return nodeTunnel{k}
 }

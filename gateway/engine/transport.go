@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gatehouse/gateway"
@@ -104,12 +105,20 @@ func callError(stage Stage, reused bool, err error) *CallError {
 type Transport struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	ticks atomic.Int64 // seconds counted by the sweep: the clock of idle times and long waits
+
 	mu     sync.Mutex
-	idle   map[poolKey][]*conn         // guarded by mu; last used at the end
+	idle   map[poolKey]*pool           // guarded by mu
 	open   map[*conn]struct{}          // guarded by mu; idle ones too
 	h2     map[poolKey]*http.Transport // guarded by mu
 	sweep  *time.Timer                 // guarded by mu; nil: nothing is open
 	closed bool                        // guarded by mu
+}
+
+// pool is what is kept for one node.
+type pool struct {
+	list []*conn // guarded by Transport.mu; last used at the end
+	open int     // guarded by Transport.mu; connections, idle or not
 }
 
 type poolKey struct {
@@ -117,16 +126,16 @@ type poolKey struct {
 	tls               *tls.Config
 }
 
-// maxAge bounds how long a kept connection lives, however busy: a name that
-// moved to other addresses is followed within it.
-const maxAge = time.Hour
+// maxAge bounds how long a kept connection lives in seconds, however busy: a
+// name that moved to other addresses is followed within it.
+const maxAge = 3600
 
 // NewTransport makes a Transport. dial may be nil.
 func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Transport {
 	if dial == nil {
 		dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	}
-	return &Transport{dial: dial, idle: map[poolKey][]*conn{}, open: map[*conn]struct{}{}, h2: map[poolKey]*http.Transport{}}
+	return &Transport{dial: dial, idle: map[poolKey]*pool{}, open: map[*conn]struct{}{}, h2: map[poolKey]*http.Transport{}}
 }
 
 // Close cuts every connection and keeps none from now on.
@@ -156,21 +165,51 @@ func (c *Call) key() poolKey {
 	return key
 }
 
-// get takes an idle connection, or dials.
+// get takes the idle connection that was used last, or dials.
 func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 	key := c.key()
-	if !c.Fresh {
-		if k := t.take(key); k != nil {
-			return k, nil
-		}
+	t.mu.Lock()
+	p := t.idle[key]
+	if p == nil {
+		p = &pool{}
+		t.idle[key] = p
 	}
+	if n := len(p.list); n > 0 && !c.Fresh {
+		k := p.list[n-1]
+		p.list[n-1] = nil
+		p.list = p.list[:n-1]
+		t.mu.Unlock()
+		return k, nil
+	}
+	p.open++ // keeps the pool while the dial is under way
+	t.mu.Unlock()
+	k, err := t.connect(ctx, c)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil && t.closed {
+		k.nc.Close()
+		err = net.ErrClosed
+	}
+	if err != nil {
+		p.open--
+		return nil, err
+	}
+	k.pool = p
+	t.open[k] = struct{}{}
+	if t.sweep == nil {
+		t.sweep = time.AfterFunc(time.Second, t.look)
+	}
+	return k, nil
+}
+
+func (t *Transport) connect(ctx context.Context, c *Call) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout.Connect)
 	defer cancel()
 	nc, err := t.dial(ctx, "tcp", c.Addr)
 	if err != nil {
 		return nil, err
 	}
-	k := &conn{t: t, nc: nc, key: key, born: time.Now()}
+	k := &conn{t: t, nc: nc, born: t.ticks.Load()}
 	k.tcp, _ = nc.(*net.TCPConn)
 	if c.secure() {
 		tc := tls.Client(nc, clientTLS(c))
@@ -181,16 +220,6 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 		k.nc = tc
 	} else if raw, ok := sock.RawConn(k.tcp); ok {
 		k.raw, k.fn = raw, k.step
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		k.nc.Close()
-		return nil, net.ErrClosed
-	}
-	t.open[k] = struct{}{}
-	if t.sweep == nil {
-		t.sweep = time.AfterFunc(time.Second, t.look)
 	}
 	return k, nil
 }
@@ -204,72 +233,67 @@ func clientTLS(c *Call) *tls.Config {
 	return cfg
 }
 
-// take returns the connection that was used last.
-func (t *Transport) take(key poolKey) *conn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := t.idle[key]
-	if len(list) == 0 {
-		return nil
-	}
-	k := list[len(list)-1]
-	list[len(list)-1] = nil
-	t.idle[key] = list[:len(list)-1] // the sweep drops empty lists
-	return k
-}
-
 // put keeps a connection whose answer was read to its end.
 func (t *Transport) put(k *conn, keep gateway.KeepAlive) {
 	k.uses++
-	now := time.Now()
-	if keep.Size <= 0 || keep.Idle <= 0 || keep.Requests > 0 && k.uses >= keep.Requests || now.Sub(k.born) >= maxAge {
+	now := t.ticks.Load()
+	if keep.Size <= 0 || keep.Idle <= 0 || keep.Requests > 0 && k.uses >= keep.Requests || now-k.born >= maxAge {
 		k.cut()
 		return
 	}
-	k.until = now.Add(keep.Idle)
+	k.until = now + seconds(keep.Idle)
 	t.mu.Lock()
-	list := t.idle[k.key]
 	if t.closed {
 		t.mu.Unlock()
 		k.cut()
 		return
 	}
+	p := k.pool
 	var old *conn
-	if len(list) >= keep.Size {
-		old = list[0]
-		list = append(list[:0], list[1:]...)
+	if len(p.list) >= keep.Size {
+		old = p.list[0]
+		p.list = append(p.list[:0], p.list[1:]...)
 	}
-	t.idle[k.key] = append(list, k)
+	p.list = append(p.list, k)
 	t.mu.Unlock()
 	if old != nil {
 		old.cut()
 	}
 }
 
+// seconds is d in ticks of the sweep, one more than begun ones: a wait is
+// never cut short.
+func seconds(d time.Duration) int64 { return int64((d+time.Second-1)/time.Second) + 1 }
+
 // forget is the last that happens to a connection.
 func (t *Transport) forget(k *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.open, k)
+	if _, ok := t.open[k]; ok {
+		delete(t.open, k)
+		k.pool.open--
+	}
 }
 
 // look is the sweep, once a second: it ends waits that took too long or whose
 // client has gone, and closes what has been idle for too long.
 func (t *Transport) look() {
-	now := time.Now()
+	now := t.ticks.Add(1)
 	var stale []*conn
 	t.mu.Lock()
-	for key, list := range t.idle {
+	for key, p := range t.idle {
 		n := 0
-		for n < len(list) && !now.Before(list[n].until) {
-			stale = append(stale, list[n])
+		for n < len(p.list) && now >= p.list[n].until {
+			stale = append(stale, p.list[n])
 			n++
 		}
-		if n == len(list) {
+		if n > 0 {
+			left := copy(p.list, p.list[n:])
+			clear(p.list[left:])
+			p.list = p.list[:left]
+		}
+		if p.open == 0 {
 			delete(t.idle, key)
-		} else if n > 0 {
-			t.idle[key] = append(list[:0], list[n:]...)
-			clear(list[len(list)-n:])
 		}
 	}
 	for k := range t.open {

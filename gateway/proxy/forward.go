@@ -64,22 +64,23 @@ func (f *flight) forward() *gateway.Reply {
 		f.compose(up, node)
 		call := &f.call
 		call.Fresh = fresh
-		sent := f.p.cfg.Now()
 		body, err := f.p.cfg.Transport.Send(x.Ctx, call, &x.Resp)
-		up.Picker.Done(node, f.p.cfg.Now().Sub(sent), err)
 		if err == nil {
 			x.FromUpstream = true
 			f.tries.note(x.Resp.Status)
+			var r *gateway.Reply
 			if body.Upgraded() {
-				r := f.tunnel(body)
-				x.UpstreamTime = f.p.cfg.Now().Sub(start)
-				return r
+				r = f.tunnel(body)
+			} else {
+				r = f.relay(body)
 			}
-			r := f.relay(body)
-			x.UpstreamTime = f.p.cfg.Now().Sub(start)
+			x.End = f.p.cfg.Now()
+			x.UpstreamTime = x.End.Sub(start)
+			up.Picker.Done(node, x.UpstreamTime, nil)
 			return r
 		}
 		x.UpstreamTime = f.p.cfg.Now().Sub(start)
+		up.Picker.Done(node, x.UpstreamTime, err)
 		reply, again, sameNode := f.failure(err, call, up)
 		if x.Ctx.Err() != nil || reply.Status == 400 || reply.Status == 408 || reply.Status == 413 || w.Sent() {
 			f.failed = err.Error()

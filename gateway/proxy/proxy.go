@@ -89,6 +89,7 @@ func (p *Proxy) Serve(x *gateway.Exchange, w *engine.Writer) {
 	for i := range p.cfg.Local {
 		if l := &p.cfg.Local[i]; l.takes(x) {
 			l.Handler.Serve(x, w)
+			x.End = p.cfg.Now()
 			p.access(x, "")
 			return
 		}
@@ -192,6 +193,10 @@ func (f *flight) run() {
 	}
 	if reply != nil && !w.Sent() {
 		f.answer(reply)
+		x.End = time.Time{}
+	}
+	if x.End.IsZero() {
+		x.End = f.p.cfg.Now()
 	}
 	f.log()
 }
@@ -431,7 +436,7 @@ func (p *Proxy) access(x *gateway.Exchange, failed string) {
 		slog.Int("status", x.Resp.Status),
 		slog.Int64("bytes_in", x.BytesIn),
 		slog.Int64("bytes_out", x.BytesOut),
-		slog.Duration("took", p.cfg.Now().Sub(x.Start)),
+		slog.Duration("took", x.End.Sub(x.Start)),
 	)
 	if x.Route != nil {
 		attrs = append(attrs, slog.String("route_id", x.Route.ID))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"gatehouse/gateway"
@@ -148,6 +149,9 @@ func compile(c Config) ([]limit, error) {
 		var err error
 		if l.count, err = newAmount(r.Count, maxCount); err != nil {
 			return nil, fmt.Errorf("property \"count\": %w", err)
+		}
+		if l.count.text == nil {
+			l.total = strconv.FormatInt(l.count.n, 10)
 		}
 		if l.seconds, err = newAmount(r.TimeWindow, maxWindow); err != nil {
 			return nil, fmt.Errorf("property \"time_window\": %w", err)

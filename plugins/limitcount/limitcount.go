@@ -38,6 +38,7 @@ type limit struct {
 	count   amount
 	seconds amount
 	prefix  string // of the fields, for rules
+	total   string // count as text; "" when it differs between requests
 
 	// One of these is the key.
 	variable    string
@@ -127,7 +128,11 @@ func (p *limitCount) tell(x *gateway.Exchange, l *limit, count int64, v verdict)
 	if len(p.Rules) > 0 {
 		f = Metadata{"X-" + l.prefix + "-RateLimit-Limit", "X-" + l.prefix + "-RateLimit-Remaining", "X-" + l.prefix + "-RateLimit-Reset"}
 	}
-	x.Answer.Set(f.LimitHeader, strconv.FormatInt(count, 10))
+	total := l.total
+	if total == "" {
+		total = strconv.FormatInt(count, 10)
+	}
+	x.Answer.Set(f.LimitHeader, total)
 	x.Answer.Set(f.RemainingHeader, strconv.FormatInt(v.remaining, 10))
 	hundredths := math.Floor(v.reset.Seconds()*100) / 100
 	x.Answer.Set(f.ResetHeader, strconv.FormatFloat(hundredths, 'f', -1, 64))

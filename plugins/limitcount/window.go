@@ -3,6 +3,7 @@ package limitcount
 import (
 	"crypto/sha256"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"time"
 )
@@ -104,7 +105,7 @@ func (c *counters) count(key string, now time.Time, f func(*window) verdict) ver
 	if w == nil {
 		s.makeRoom(now)
 		w = &window{}
-		s.keys[key] = w
+		s.keys[strings.Clone(key)] = w
 	}
 	return f(w)
 }

@@ -40,9 +40,9 @@ var Plugin = gateway.Define(name, 500, build,
 
 type logger struct {
 	Config
-	now     func() time.Time
 	metrics *metrics
 	off     disabled
+	recent  recent
 }
 
 var _ gateway.Logger = (*logger)(nil)
@@ -57,7 +57,7 @@ func build(c Config, env *gateway.Env) (any, error) {
 	if kept.err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", kept.err)
 	}
-	return &logger{c, env.Now, kept.metrics, off}, nil
+	return &logger{Config: c, metrics: kept.metrics, off: off}, nil
 }
 
 // result is what register made, or why it could not.
@@ -124,38 +124,20 @@ func version() string {
 
 // Log counts the exchange.
 func (l *logger) Log(x *gateway.Exchange) {
-	route, service, consumer, node := "", "", "", ""
-	if r := x.Route; r != nil {
-		route, service = r.ID, r.ServiceID
-		if l.PreferName {
-			if r.Name != "" {
-				route = r.Name
-			}
-			if r.ServiceName != "" {
-				service = r.ServiceName
-			}
-		}
-	}
-	if x.Consumer != nil {
-		consumer = x.Consumer.Username
-	}
-	if x.Node != nil {
-		node = x.Node.Host
-	}
-	source := sourceGateway
-	if x.FromUpstream {
-		source = sourceUpstream
-	}
+	l.metrics.requests.Inc()
 	code := x.Resp.Status
 	if code < 100 || code > 999 {
 		code = 0
 	}
-	l.metrics.requests.Inc()
-	proxied := x.UpstreamTime > 0
-	s := l.metrics.of(&l.off, statusKey{flowKey{route, service, consumer, node, requestType}, code, x.MatchedURI, source}, proxied)
+	k := recentKey{x.Route, x.Node, x.Consumer, x.MatchedURI, code, x.FromUpstream, x.UpstreamTime > 0}
+	s, ok := l.recent.get(k)
+	if !ok {
+		s = l.metrics.of(&l.off, l.labels(x, code), k.proxied)
+		l.recent.put(k, s)
+	}
 	s.status.Inc()
-
-	whole := max(0, l.now().Sub(x.Start))
+	proxied := k.proxied
+	whole := max(0, x.End.Sub(x.Start))
 	s.request.Observe(milliseconds(whole))
 	if proxied {
 		s.upstream.Observe(milliseconds(x.UpstreamTime))
@@ -163,6 +145,33 @@ func (l *logger) Log(x *gateway.Exchange) {
 	s.gateway.Observe(milliseconds(max(0, whole-x.UpstreamTime)))
 	s.ingress.Add(float64(max(0, x.BytesIn)))
 	s.egress.Add(float64(max(0, x.BytesOut)))
+}
+
+// labels are the exchange's labels before any is disabled.
+func (l *logger) labels(x *gateway.Exchange, code int) statusKey {
+	k := statusKey{code: code, matchedURI: x.MatchedURI, source: sourceGateway}
+	k.requestType = requestType
+	if r := x.Route; r != nil {
+		k.route, k.service = r.ID, r.ServiceID
+		if l.PreferName {
+			if r.Name != "" {
+				k.route = r.Name
+			}
+			if r.ServiceName != "" {
+				k.service = r.ServiceName
+			}
+		}
+	}
+	if x.Consumer != nil {
+		k.consumer = x.Consumer.Username
+	}
+	if x.Node != nil {
+		k.node = x.Node.Host
+	}
+	if x.FromUpstream {
+		k.source = sourceUpstream
+	}
+	return k
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

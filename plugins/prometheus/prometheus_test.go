@@ -48,7 +48,7 @@ func proxied() *gateway.Exchange {
 		Route:      &gateway.Route{ID: "1", Name: "shop", ServiceID: "s1", ServiceName: "store"},
 		MatchedURI: "/api/*", Consumer: &gateway.Consumer{Username: "jack"},
 		Node: &gateway.Node{Host: "127.0.0.1"}, FromUpstream: true,
-		Start: now.Add(-12 * time.Millisecond), UpstreamTime: 9 * time.Millisecond, BytesIn: 100, BytesOut: 2000,
+		Start: now.Add(-12 * time.Millisecond), End: now, UpstreamTime: 9 * time.Millisecond, BytesIn: 100, BytesOut: 2000,
 	}
 	x.Resp.Status = 200
 	return x
@@ -73,10 +73,10 @@ func TestLog(t *testing.T) {
 	l := instance(t, env, `{}`)
 	l.Log(proxied())
 	l.Log(proxied())
-	refused := &gateway.Exchange{Route: &gateway.Route{ID: "1"}, MatchedURI: "/*", Start: now.Add(-time.Millisecond)}
+	refused := &gateway.Exchange{Route: &gateway.Route{ID: "1"}, MatchedURI: "/*", Start: now.Add(-time.Millisecond), End: now}
 	refused.Resp.Status = 401
 	l.Log(refused)
-	l.Log(&gateway.Exchange{Start: now.Add(time.Hour)}) // no route, no status, a clock that went back
+	l.Log(&gateway.Exchange{Start: now.Add(time.Hour), End: now}) // no route, no status, a clock that went back
 
 	for name, want := range map[string]string{
 		"apisix_http_status": `apisix_http_status{code="",consumer="",llm_model="",matched_host="",matched_uri="",node="",request_llm_model="",request_type="traditional_http",response_source="apisix",route="",service=""} 1

@@ -1,0 +1,170 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"gatehouse/gateway"
+	"gatehouse/gateway/engine"
+	"gatehouse/gateway/live"
+	"gatehouse/gateway/proxy"
+	"gatehouse/plugins"
+	"gatehouse/resource"
+	"gatehouse/store/memory"
+)
+
+// hotPath is a gateway before an upstream that answers with constant bytes,
+// and a client connection to it: nothing but the gateway allocates.
+func hotPath(t testing.TB, objects ...resource.Change) (ask func(request []byte)) {
+	t.Helper()
+	up, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { up.Close() })
+	answer := []byte("HTTP/1.1 200 OK\r\nServer: up\r\nContent-Type: text/plain\r\nContent-Length: 1024\r\n\r\n")
+	answer = append(answer, make([]byte, 1024)...)
+	go func() {
+		for {
+			c, err := up.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buf := make([]byte, 8192)
+				for {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					if _, err := c.Write(answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(up.Addr().String())
+	store := memory.NewResources()
+	objects = append(objects, resource.Change{Kind: resource.Upstreams, ID: "1", JSON: json.RawMessage(`{"type":"roundrobin","nodes":{"127.0.0.1:` + port + `":1},"keepalive_pool":{"requests":100000000}}`)})
+	for _, o := range objects {
+		if _, err := store.Apply(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reg := prometheus.NewRegistry()
+	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: gateway.Env{Log: slog.New(slog.DiscardHandler), Now: time.Now, Metrics: reg}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := running.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tr := engine.NewTransport(nil)
+	life, err := proxy.New(proxy.Config{Live: running, Transport: tr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := engine.NewServer(engine.ServerConfig{Handler: life})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s.Stop(ctx)
+		tr.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	buf := make([]byte, 16384)
+	return func(request []byte) {
+		if _, err := c.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for n < 1024 {
+			m, err := c.Read(buf[n:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += m
+		}
+		if string(buf[9:12]) != "200" {
+			t.Fatalf("%s", buf[:n])
+		}
+	}
+}
+
+func put(kind resource.Kind, id, doc string) resource.Change {
+	return resource.Change{Kind: kind, ID: id, JSON: json.RawMessage(doc)}
+}
+
+const browserRequest = "GET /orders?page=2 HTTP/1.1\r\nHost: shop.example.com\r\nConnection: keep-alive\r\n" +
+	"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36\r\n" +
+	"Accept: application/json, text/plain, */*\r\nReferer: https://shop.example.com/\r\nAccept-Encoding: gzip, deflate, br\r\n" +
+	"Accept-Language: en-US,en;q=0.9\r\nCookie: theme=dark; lang=en\r\n"
+
+var hotPaths = []struct {
+	name    string
+	most    float64
+	request string
+	objects []resource.Change
+}{
+	{"plain route", 0, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", []resource.Change{
+		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1"}`)}},
+	{"plain route, browser header, metrics", 0, browserRequest + "\r\n", []resource.Change{
+		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1"}`),
+		put(resource.GlobalRules, "1", `{"plugins":{"prometheus":{}}}`)}},
+	{"key-auth and limit-count", 2, browserRequest + "apikey: secret-of-jack\r\n\r\n", []resource.Change{
+		put(resource.Consumers, "jack", `{"username":"jack","plugins":{"key-auth":{"key":"secret-of-jack"}}}`),
+		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1","plugins":{"key-auth":{},"limit-count":{"count":100000000,"time_window":3600,"key":"consumer_name","rejected_code":429}}}`)}},
+}
+
+// TestHotPathAllocations counts what a request costs the collector, all rooms
+// together. Heads are read into blocks of 16 KiB, one for many requests: that
+// rounds to nothing.
+func TestHotPathAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	for _, row := range hotPaths {
+		ask := hotPath(t, row.objects...)
+		request := []byte(row.request)
+		for range 200 {
+			ask(request)
+		}
+		if got := testing.AllocsPerRun(5000, func() { ask(request) }); got > row.most {
+			t.Errorf("%s: %v allocations, want at most %v", row.name, got, row.most)
+		}
+	}
+}
+
+func BenchmarkHotPath(b *testing.B) {
+	for i, row := range hotPaths {
+		b.Run(strconv.Itoa(i)+" "+row.name, func(b *testing.B) {
+			ask := hotPath(b, row.objects...)
+			request := []byte(row.request)
+			b.ReportAllocs()
+			for b.Loop() {
+				ask(request)
+			}
+		})
+	}
+}
