@@ -6,7 +6,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEBIAN := postgresql nginx-light chromium nodejs npm curl
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo deps lint check e2e test docs
+.PHONY: help build demo deps lint check e2e test docs bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ e2e: ## the tutorial and the demo against the real binary, in a real browser
 docs: ## rewrite docs/configuration.md and, in a browser, docs/images
 	$(GO) test -count=1 ./test -run TestConfigurationPage -update
 	GATEHOUSE_PICTURES=$(CURDIR)/docs/images $(GO) test -count=1 ./test/e2e -run 'TestDemo$$'
+
+bench: ## CPU per request next to nginx, HAProxy, Caddy; rewrites docs/benchmarks.md (15 minutes)
+	@sh test/deps.sh nginx-light haproxy wrk nghttp2-client util-linux
+	$(GO) run ./test/bench
 
 test: deps ## everything: installs what it needs, lint, unit tests with -race, end to end
 	$(MAKE) check
