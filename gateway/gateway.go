@@ -165,7 +165,7 @@ type Timeout struct{ Connect, Send, Read time.Duration }
 // Upstream is an upstream at run time. Immutable but for what Picker counts.
 type Upstream struct {
 	ID, Name     string
-	Scheme       string // "http" or "https"
+	Scheme       string // "http", "https", "grpc" (HTTP/2) or "grpcs"
 	PassHost     string // "pass", "node" or "rewrite"
 	Host         string // upstream_host, for "rewrite"
 	Retries      int

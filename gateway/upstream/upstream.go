@@ -55,9 +55,9 @@ func (m *Maker) New(id string, r *resource.Upstream) (*gateway.Upstream, error) 
 	switch u.Scheme {
 	case "":
 		u.Scheme = "http"
-	case "http", "https":
+	case "http", "https", "grpc", "grpcs":
 	default:
-		return nil, invalid("upstream scheme " + u.Scheme + " is not supported, use http or https")
+		return nil, invalid("upstream scheme " + u.Scheme + " is not supported, use http, https, grpc or grpcs")
 	}
 	switch u.PassHost {
 	case "":
@@ -113,7 +113,7 @@ func (m *Maker) New(id string, r *resource.Upstream) (*gateway.Upstream, error) 
 func makeNode(scheme string, n resource.Node) *gateway.Node {
 	port := n.Port
 	if port == 0 {
-		if port = 80; scheme == "https" {
+		if port = 80; scheme == "https" || scheme == "grpcs" {
 			port = 443
 		}
 	}
@@ -124,7 +124,7 @@ func makeNode(scheme string, n resource.Node) *gateway.Node {
 }
 
 func (m *Maker) tls(scheme string, r *resource.UpstreamTLS) (*tls.Config, error) {
-	if scheme != "https" {
+	if scheme != "https" && scheme != "grpcs" {
 		return nil, nil
 	}
 	cfg := &tls.Config{RootCAs: m.Roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
