@@ -1,23 +1,14 @@
 package test
 
 import (
-	"context"
 	"encoding/json"
-	"log/slog"
 	"net"
 	"strconv"
 	"testing"
-	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"gatehouse/gateway"
 	"gatehouse/gateway/engine"
-	"gatehouse/gateway/live"
-	"gatehouse/gateway/proxy"
-	"gatehouse/plugins"
 	"gatehouse/resource"
-	"gatehouse/store/memory"
+	"gatehouse/test/fixtures"
 )
 
 // hotPath is a gateway before an upstream that answers with constant bytes,
@@ -52,47 +43,16 @@ func hotPath(t testing.TB, objects ...resource.Change) (ask func(request []byte)
 		}
 	}()
 	_, port, _ := net.SplitHostPort(up.Addr().String())
-	store := memory.NewResources()
-	objects = append(objects, resource.Change{Kind: resource.Upstreams, ID: "1", JSON: json.RawMessage(`{"type":"roundrobin","nodes":{"127.0.0.1:` + port + `":1},"keepalive_pool":{"requests":100000000}}`)})
+	d := fixtures.StartDataPlane(t, engine.Limits{})
+	d.Put(resource.Upstreams, "1", `{"type":"roundrobin","nodes":{"127.0.0.1:`+port+`":1},"keepalive_pool":{"requests":100000000}}`)
 	for _, o := range objects {
-		if _, err := store.Apply(t.Context(), o); err != nil {
-			t.Fatal(err)
-		}
+		d.Put(o.Kind, o.ID, string(o.JSON))
 	}
-	reg := prometheus.NewRegistry()
-	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: gateway.Env{Log: slog.New(slog.DiscardHandler), Now: time.Now, Metrics: reg}})
+	c, err := net.Dial("tcp", d.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := running.Load(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	tr := engine.NewTransport(nil)
-	life, err := proxy.New(proxy.Config{Live: running, Transport: tr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := engine.NewServer(engine.ServerConfig{Handler: life})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		s.Stop(ctx)
-		tr.Close()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { c.Close() })
 	buf := make([]byte, 16384)
 	return func(request []byte) {
 		if _, err := c.Write(request); err != nil {

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"sort"
 	"strconv"
@@ -185,21 +184,3 @@ func (n *netStream) stop() {
 }
 
 func (n *netStream) upgrade(*Writer, string) (io.ReadWriteCloser, error) { return nil, ErrNoUpgrade }
-
-// oneConn is a listener of one connection.
-type oneConn struct {
-	c    net.Conn
-	done chan struct{}
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	if c := l.c; c != nil {
-		l.c = nil
-		return c, nil
-	}
-	<-l.done
-	return nil, net.ErrClosed
-}
-
-func (l *oneConn) Close() error   { return nil }
-func (l *oneConn) Addr() net.Addr { return &net.TCPAddr{} }

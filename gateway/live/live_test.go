@@ -205,7 +205,7 @@ func TestCheck(t *testing.T) {
 		{resource.Routes, "1", `{}`, "uri"},
 		{resource.Routes, "1", `{"uri":"/a","upstream":{"type":"chash","nodes":{}}}`, "chash"},
 		{resource.Services, "1", `{"upstream":{"type":"ewma","nodes":{}}}`, "ewma"},
-		{resource.Upstreams, "1", `{"nodes":{"a:1":1},"scheme":"grpc"}`, "grpc"},
+		{resource.Upstreams, "1", `{"nodes":{"a:1":1},"scheme":"ftp"}`, "ftp"},
 		{resource.Upstreams, "1", `{"nodes":{"a:1":1}}`, ""},
 		{resource.Consumers, "j", `{"username":"j","plugins":{"key":{"key":"x"}}}`, ""},
 		{resource.Consumers, "j", `{"username":"j","plugins":{"key":{}}}`, "plugin key err: "},

@@ -240,7 +240,7 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 			return nil
 		}
 	}
-	if !body.Buffered() { // the head must not wait for the body
+	if x.Resp.Length != 0 && !body.Buffered() { // the head must not wait for the body
 		_ = w.Flush()
 	}
 	buf := buffers.Get().(*[]byte)

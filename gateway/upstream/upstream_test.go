@@ -28,7 +28,7 @@ func TestNodes(t *testing.T) {
 		{`{"nodes":{"user@a:80":1}}`, nil},
 		{`{"nodes":{"a:80":-1}}`, nil},
 		{`{"nodes":[{"host":"a","port":70000,"weight":1}]}`, nil},
-		{`{"nodes":{"a:80":1},"scheme":"grpc"}`, nil},
+		{`{"nodes":{"a:80":1},"scheme":"ftp"}`, nil},
 		{`{"nodes":{"a:80":1},"type":"chash"}`, nil},
 		{`{"nodes":{"a:80":1},"pass_host":"rewrite"}`, nil},
 		{`{"service_name":"x","discovery_type":"dns"}`, nil},

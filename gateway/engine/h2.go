@@ -1,0 +1,499 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// h2conn is an HTTP/2 connection of a client (RFC 9113). One goroutine reads
+// frames; each stream is an exchange on a goroutine of its own, which writes
+// its answer into a buffer all streams share. Frames and HPACK are
+// golang.org/x/net/http2's, the rest is here: h2.go reads, h2_stream.go is the
+// front of an exchange, h2_write.go the shared buffer, h2_head.go the head.
+type h2conn struct {
+	wire
+	srv    *Server
+	ctx    context.Context
+	cancel context.CancelFunc
+	in     *bufio.Reader
+	frames *http2.Framer // reads from in, writes to out; writing is guarded by mu
+
+	// Of the reader.
+	dec   *hpack.Decoder
+	block headBlock // of the header block that is being received
+	last  uint32    // highest stream the client has opened
+
+	mu      sync.Mutex
+	changed sync.Cond            // on mu: windows grew, the buffer was written, the connection ended
+	streams map[uint32]*h2stream // guarded by mu; open, or half closed
+	running int                  // guarded by mu; handlers, those of streams that were reset too
+	out     h2buffer             // guarded by mu
+	enc     *hpack.Encoder       // guarded by mu, writes to block of its own
+	encoded bytes.Buffer         // guarded by mu
+	window  int64                // guarded by mu; what we may send on the connection
+	initial int64                // guarded by mu; window of a new stream
+	maxSize int                  // guarded by mu; payload of a frame the client takes
+	granted int64                // guarded by mu; what the client may still send on the connection
+	unread  int64                // guarded by mu; taken from the connection's window, not yet given back
+	resets  [32]uint32           // guarded by mu; streams we have reset lately: late frames on them mean nothing
+	nresets int                  // guarded by mu
+	calm    int                  // guarded by mu; frames in this second that cost us more than the client
+	updates int                  // guarded by mu; WINDOW_UPDATE in this second
+	idle    int64                // guarded by mu; second since which no stream is open
+	broken  error                // guarded by mu; why nothing is written any more
+	off     bool                 // guarded by mu; no new streams
+}
+
+// Sizes and budgets of a connection.
+const (
+	h2StreamWindow = 256 << 10 // what a client may send on a stream before it is read
+	h2ConnWindow   = 1 << 20
+	h2MaxFrame     = 16 << 10
+	h2MaxParts     = 64   // CONTINUATION frames of one header block
+	h2MaxCalm      = 1000 // RST_STREAM, PING, SETTINGS, PRIORITY, empty DATA and errors in a second
+	h2MaxUpdates   = 50_000
+)
+
+// serveHTTP2 serves a connection until it ends. prefix was read from it.
+func (s *Server) serveHTTP2(w wire, prefix []byte) {
+	c := &h2conn{
+		wire: w, srv: s, streams: map[uint32]*h2stream{}, window: 65535, initial: 65535, maxSize: h2MaxFrame, granted: h2ConnWindow,
+		in: bufio.NewReaderSize(io.MultiReader(bytes.NewReader(prefix), w.nc), 16<<10), idle: s.seconds.Load(),
+	}
+	if len(prefix) == 0 {
+		c.in = bufio.NewReaderSize(w.nc, 16<<10)
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.changed.L = &c.mu
+	c.enc = hpack.NewEncoder(&c.encoded)
+	c.dec = hpack.NewDecoder(4096, c.block.emit)
+	c.dec.SetMaxStringLength(s.cfg.Limits.Head)
+	c.frames = http2.NewFramer(&c.out, c.in)
+	c.frames.SetMaxReadFrameSize(h2MaxFrame)
+	c.frames.SetReuseFrames()
+	draining := !s.track(c)
+	c.serve(draining)
+	c.end()
+	s.forget(c)
+}
+
+func (c *h2conn) serve(draining bool) {
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.Limits.HeadTime))
+	got := make([]byte, len(http2.ClientPreface))
+	if _, err := io.ReadFull(c.in, got); err != nil || string(got) != http2.ClientPreface {
+		return
+	}
+	c.mu.Lock()
+	_ = c.frames.WriteSettings(
+		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.srv.cfg.Limits.Streams)},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: h2StreamWindow},
+		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.srv.cfg.Limits.Head)},
+	)
+	_ = c.frames.WriteWindowUpdate(0, h2ConnWindow-65535)
+	c.mu.Unlock()
+	c.flush()
+	if draining {
+		c.drain()
+	}
+	first := true
+	for {
+		f, err := c.frames.ReadFrame()
+		if err == nil {
+			if first {
+				if s, ok := f.(*http2.SettingsFrame); !ok || s.IsAck() {
+					c.goAway(http2.ErrCodeProtocol)
+					return
+				}
+				first = false
+				_ = c.nc.SetReadDeadline(time.Time{})
+			}
+			err = c.take(f)
+		}
+		if err != nil && !c.survives(err) {
+			return
+		}
+		if c.in.Buffered() == 0 {
+			c.flush()
+		}
+	}
+}
+
+// survives handles an error of a stream or the connection.
+func (c *h2conn) survives(err error) bool {
+	var se http2.StreamError
+	if errors.As(err, &se) {
+		c.mu.Lock()
+		c.calm++
+		c.reset(se.StreamID, se.Code)
+		tooMany := c.calm > h2MaxCalm
+		c.mu.Unlock()
+		if tooMany {
+			c.goAway(http2.ErrCodeEnhanceYourCalm)
+		}
+		return !tooMany
+	}
+	var ce http2.ConnectionError
+	switch {
+	case errors.As(err, &ce):
+		c.goAway(http2.ErrCode(ce))
+	case errors.Is(err, http2.ErrFrameTooLarge):
+		c.goAway(http2.ErrCodeFrameSize)
+	}
+	return false
+}
+
+// goAway says why the connection ends, and gives the client a moment to read
+// it.
+func (c *h2conn) goAway(code http2.ErrCode) {
+	c.mu.Lock()
+	c.off = true
+	_ = c.frames.WriteGoAway(c.last, code, nil)
+	c.mu.Unlock()
+	c.flush()
+	if code == http2.ErrCodeNo {
+		return
+	}
+	c.srv.refused.Add(1)
+	if t, ok := c.nc.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {
+		nc := net.Conn(c.nc)
+		if c.tcp != nil {
+			nc = c.tcp
+		}
+		_ = nc.SetReadDeadline(time.Now().Add(lingerTime / 4))
+		_, _ = io.CopyN(io.Discard, nc, lingerBytes)
+	}
+}
+
+// end cancels what is under way and waits for it.
+func (c *h2conn) end() {
+	c.cancel()
+	c.nc.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken == nil {
+		c.broken = net.ErrClosed
+	}
+	for _, st := range c.streams {
+		st.fail(ErrClient)
+	}
+	for c.running > 0 {
+		c.changed.Broadcast()
+		c.changed.Wait()
+	}
+}
+
+func connError(code http2.ErrCode) error { return http2.ConnectionError(code) }
+
+func streamError(id uint32, code http2.ErrCode) error {
+	return http2.StreamError{StreamID: id, Code: code}
+}
+
+// take handles one frame.
+func (c *h2conn) take(f http2.Frame) error {
+	switch f := f.(type) {
+	case *http2.HeadersFrame:
+		return c.takeHeaders(f)
+	case *http2.ContinuationFrame:
+		return c.takeBlock(f.HeaderBlockFragment(), f.HeadersEnded())
+	case *http2.DataFrame:
+		return c.takeData(f)
+	case *http2.RSTStreamFrame:
+		return c.takeReset(f)
+	case *http2.SettingsFrame:
+		return c.takeSettings(f)
+	case *http2.WindowUpdateFrame:
+		return c.takeWindow(f)
+	case *http2.PingFrame:
+		return c.costs(func() {
+			if !f.IsAck() {
+				_ = c.frames.WritePing(true, f.Data)
+			}
+		})
+	case *http2.PriorityFrame:
+		if f.StreamDep == f.StreamID {
+			return streamError(f.StreamID, http2.ErrCodeProtocol)
+		}
+		return c.costs(func() {})
+	case *http2.PushPromiseFrame:
+		return connError(http2.ErrCodeProtocol)
+	}
+	return nil // GOAWAY of the client, and frames nobody knows
+}
+
+// costs does what a frame asks for, within the budget of the second.
+func (c *h2conn) costs(do func()) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.calm++; c.calm > h2MaxCalm {
+		return connError(http2.ErrCodeEnhanceYourCalm)
+	}
+	do()
+	return nil
+}
+
+func (c *h2conn) takeHeaders(f *http2.HeadersFrame) error {
+	id := f.StreamID
+	if id%2 == 0 {
+		return connError(http2.ErrCodeProtocol)
+	}
+	c.block.begin(id, f.StreamEnded(), &c.srv.cfg.Limits)
+	c.block.selfish = f.HasPriority() && f.Priority.StreamDep == id
+	c.dec.SetEmitEnabled(true)
+	return c.takeBlock(f.HeaderBlockFragment(), f.HeadersEnded())
+}
+
+// takeBlock decodes a part of a header block. Every block is decoded, whatever
+// becomes of its stream: the table must stay in step.
+func (c *h2conn) takeBlock(part []byte, ended bool) error {
+	b := &c.block
+	b.parts++
+	if b.bytes += len(part); b.bytes > c.srv.cfg.Limits.Head || b.parts > h2MaxParts {
+		return connError(http2.ErrCodeEnhanceYourCalm)
+	}
+	if _, err := c.dec.Write(part); err != nil {
+		return connError(http2.ErrCodeCompression)
+	}
+	if b.fail != 0 {
+		c.dec.SetEmitEnabled(false) // what is over the limits is not even looked at
+	}
+	if !ended {
+		return nil
+	}
+	if err := c.dec.Close(); err != nil {
+		return connError(http2.ErrCodeCompression)
+	}
+	return c.open()
+}
+
+// open begins a stream, or ends the body of one by trailers.
+func (c *h2conn) open() error {
+	b := &c.block
+	c.mu.Lock()
+	if st := c.streams[b.id]; st != nil {
+		defer c.mu.Unlock()
+		return st.takeTrailers(b)
+	}
+	if b.id <= c.last {
+		late := c.late(b.id)
+		c.mu.Unlock()
+		if late {
+			return nil
+		}
+		return connError(http2.ErrCodeStreamClosed)
+	}
+	c.last = b.id
+	refused := c.running >= c.srv.cfg.Limits.Streams
+	off := c.off
+	c.mu.Unlock()
+	switch {
+	case off:
+		return nil // the client knows from GOAWAY that nobody looks at it
+	case b.selfish:
+		return streamError(b.id, http2.ErrCodeProtocol)
+	case refused:
+		return streamError(b.id, http2.ErrCodeRefusedStream)
+	}
+	st := h2streams.Get().(*h2stream)
+	if !st.begin(c, b) {
+		st.release()
+		return streamError(b.id, http2.ErrCodeProtocol)
+	}
+	c.mu.Lock()
+	st.window = c.initial
+	c.streams[b.id] = st
+	c.running++
+	c.mu.Unlock()
+	go st.serve(b.fail)
+	return nil
+}
+
+// late says whether a frame on a closed stream may have been sent before the
+// client knew that we have reset it. The caller holds mu.
+func (c *h2conn) late(id uint32) bool {
+	for _, r := range c.resets {
+		if r == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *h2conn) takeData(f *http2.DataFrame) error {
+	id, size := f.StreamID, int64(f.Length)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.granted -= size; c.granted < 0 {
+		return connError(http2.ErrCodeFlowControl)
+	}
+	st := c.streams[id]
+	if st == nil {
+		c.giveBack(size)
+		switch {
+		case id > c.last || id%2 == 0:
+			return connError(http2.ErrCodeProtocol)
+		case c.late(id):
+			return nil
+		}
+		return streamError(id, http2.ErrCodeStreamClosed)
+	}
+	data := f.Data()
+	if len(data) == 0 && !f.StreamEnded() {
+		if c.calm++; c.calm > h2MaxCalm {
+			return connError(http2.ErrCodeEnhanceYourCalm)
+		}
+	}
+	return st.takeData(data, size, f.StreamEnded())
+}
+
+// giveBack returns n bytes of the connection's window to the client, in larger
+// pieces. The caller holds mu.
+func (c *h2conn) giveBack(n int64) {
+	if c.unread += n; c.unread >= h2ConnWindow/4 {
+		_ = c.frames.WriteWindowUpdate(0, uint32(c.unread))
+		c.granted += c.unread
+		c.unread = 0
+	}
+}
+
+func (c *h2conn) takeReset(f *http2.RSTStreamFrame) error {
+	if f.StreamID > c.last || f.StreamID%2 == 0 {
+		return connError(http2.ErrCodeProtocol)
+	}
+	return c.costs(func() {
+		if st := c.streams[f.StreamID]; st != nil {
+			delete(c.streams, f.StreamID)
+			st.fail(ErrClient)
+			c.changed.Broadcast()
+		}
+	})
+}
+
+// reset ends a stream from our side. The caller holds mu.
+func (c *h2conn) reset(id uint32, code http2.ErrCode) {
+	_ = c.frames.WriteRSTStream(id, code)
+	c.resets[c.nresets%len(c.resets)] = id
+	c.nresets++
+	if st := c.streams[id]; st != nil {
+		delete(c.streams, id)
+		st.fail(ErrClient)
+		c.changed.Broadcast()
+	}
+}
+
+func (c *h2conn) takeSettings(f *http2.SettingsFrame) error {
+	if f.IsAck() {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.calm++; c.calm > h2MaxCalm {
+		return connError(http2.ErrCodeEnhanceYourCalm)
+	}
+	if err := f.ForeachSetting(c.set); err != nil {
+		return err
+	}
+	c.changed.Broadcast()
+	return c.frames.WriteSettingsAck()
+}
+
+// set follows one setting. The caller holds mu.
+func (c *h2conn) set(s http2.Setting) error {
+	if err := s.Valid(); err != nil {
+		return err
+	}
+	switch s.ID {
+	case http2.SettingHeaderTableSize:
+		c.enc.SetMaxDynamicTableSize(min(s.Val, 4096))
+	case http2.SettingMaxFrameSize:
+		c.maxSize = min(int(s.Val), h2MaxFrame)
+	case http2.SettingInitialWindowSize:
+		delta := int64(s.Val) - c.initial
+		c.initial = int64(s.Val)
+		for _, st := range c.streams {
+			if st.window += delta; st.window > 1<<31-1 {
+				return connError(http2.ErrCodeFlowControl)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *h2conn) takeWindow(f *http2.WindowUpdateFrame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.updates++; c.updates > h2MaxUpdates {
+		return connError(http2.ErrCodeEnhanceYourCalm)
+	}
+	if f.StreamID == 0 {
+		if c.window += int64(f.Increment); c.window > 1<<31-1 {
+			return connError(http2.ErrCodeFlowControl)
+		}
+	} else if st := c.streams[f.StreamID]; st != nil {
+		if st.window += int64(f.Increment); st.window > 1<<31-1 {
+			return streamError(f.StreamID, http2.ErrCodeFlowControl)
+		}
+		if !st.waiting {
+			return nil
+		}
+	} else if f.StreamID > c.last || f.StreamID%2 == 0 {
+		return connError(http2.ErrCodeProtocol)
+	}
+	c.changed.Broadcast()
+	return nil
+}
+
+// tick enforces times, once a second.
+func (c *h2conn) tick(now int64) {
+	lim := &c.srv.cfg.Limits
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calm, c.updates = 0, 0
+	if c.out.stalled(now, seconds(lim.SendTime)) {
+		_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
+	}
+	for id, st := range c.streams {
+		switch {
+		case st.reading > 0 && now-st.reading >= seconds(lim.BodyTime):
+			st.fail(clientError(ErrSlow))
+		case st.waiting && now-st.since >= seconds(lim.SendTime):
+			c.reset(id, http2.ErrCodeCancel)
+		}
+	}
+	if c.running > 0 {
+		c.idle = now
+	} else if c.off || time.Duration(now-c.idle)*time.Second >= lim.Idle {
+		if !c.off {
+			c.off = true
+			_ = c.frames.WriteGoAway(c.last, http2.ErrCodeNo, nil)
+			go c.flush()
+			return // the next tick closes: the client has read it by then
+		}
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// drain tells the client to open no more streams; those it has end first.
+func (c *h2conn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.off {
+		return
+	}
+	c.off = true
+	_ = c.frames.WriteGoAway(c.last, http2.ErrCodeNo, nil)
+	go c.flush()
+}
+
+func (c *h2conn) cut() {
+	c.cancel()
+	c.nc.Close()
+}
