@@ -80,6 +80,23 @@ type GatewayConfig struct {
 			FallbackSNI string   `yaml:"fallback_sni" doc:"server name assumed when a client sends none"`
 		} `yaml:"ssl"`
 	} `yaml:"apisix"`
+	NginxConfig struct {
+		HTTP struct {
+			KeepaliveTimeout    time.Duration `yaml:"keepalive_timeout" default:"75s" doc:"longest wait for the next request on a connection"`
+			KeepaliveRequests   int           `yaml:"keepalive_requests" min:"0" default:"0" doc:"requests on one connection; 0: no limit"`
+			ClientHeaderTimeout time.Duration `yaml:"client_header_timeout" default:"60s" doc:"longest time for a whole request head; beyond: 408"`
+			ClientBodyTimeout   time.Duration `yaml:"client_body_timeout" default:"60s" doc:"longest wait between two parts of a request body; beyond: 408"`
+			SendTimeout         time.Duration `yaml:"send_timeout" default:"60s" doc:"longest wait for a client to take a part of the answer"`
+			ClientMaxBodySize   int           `yaml:"client_max_body_size" min:"0" default:"0" doc:"bytes of a request body; 0: no limit, beyond: 413"`
+			ClientMaxHeaderSize int           `yaml:"client_max_header_size" min:"1024" default:"65536" doc:"bytes of a request head; beyond: 431"`
+			ClientMaxHeaders    int           `yaml:"client_max_headers" min:"1" default:"200" doc:"header fields of a request; beyond: 431"`
+			ClientMaxURISize    int           `yaml:"client_max_uri_size" min:"64" default:"16384" doc:"bytes of a request target; beyond: 414"`
+			TunnelTimeout       time.Duration `yaml:"tunnel_timeout" default:"1h" doc:"longest silence of an upgraded connection (WebSocket)"`
+			HTTP2MaxStreams     int           `yaml:"http2_max_concurrent_streams" min:"1" default:"100" doc:"requests at once on one HTTP/2 connection"`
+			MaxConnections      int           `yaml:"max_connections" min:"0" default:"0" doc:"open connections of a listener; 0: no limit, beyond: closed at once"`
+			MaxConnectionsPeer  int           `yaml:"max_connections_per_address" min:"0" default:"0" doc:"open connections of one client address; 0: no limit, beyond: closed at once"`
+		} `yaml:"http"`
+	} `yaml:"nginx_config"`
 	Deployment struct {
 		Admin struct {
 			AdminKey     []AdminKey `yaml:"admin_key" doc:"keys of the Admin API; none: one is generated and kept in admin.key"`

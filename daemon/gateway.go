@@ -98,6 +98,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	}
 	part.server = engine.NewServer(engine.ServerConfig{
 		Handler: life, Log: d.log, Now: ticks.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
+		Limits: g.limits(),
 	})
 
 	for _, at := range g.APISIX.NodeListen {
@@ -135,6 +136,16 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 		d.servers.add(l, mux, nil)
 	}
 	return nil
+}
+
+// limits are what a client may send and how long it may take.
+func (g *GatewayConfig) limits() engine.Limits {
+	h := &g.NginxConfig.HTTP
+	return engine.Limits{
+		Head: h.ClientMaxHeaderSize, Fields: h.ClientMaxHeaders, URI: h.ClientMaxURISize, Body: int64(h.ClientMaxBodySize),
+		HeadTime: h.ClientHeaderTimeout, BodyTime: h.ClientBodyTimeout, SendTime: h.SendTimeout, Idle: h.KeepaliveTimeout, TunnelIdle: h.TunnelTimeout,
+		Requests: h.KeepaliveRequests, Conns: h.MaxConnections, ConnsPerAddr: h.MaxConnectionsPeer, Streams: h.HTTP2MaxStreams,
+	}
 }
 
 // stop lets requests and tunnels under way finish, for a time.

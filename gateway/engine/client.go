@@ -27,10 +27,9 @@ import (
 // arrived whole, and one that asks to switch protocols, is answered outside.
 type client struct {
 	wire
-	srv    *Server
-	raw    sock.Raw // nil: net.Conn alone, as with TLS
-	ctx    context.Context
-	cancel context.CancelFunc
+	srv *Server
+	raw sock.Raw // nil: net.Conn alone, as with TLS
+	ctx lazyContext
 
 	// Of the serving goroutine.
 	a     *active // nil while the connection waits for a request
@@ -39,6 +38,7 @@ type client struct {
 	leave bool    // the request at hand is answered outside the callback
 	end   bool    // no further request
 	eof   bool    // the client has closed, or the connection is broken
+	grown bool    // the goroutine has answered a request
 	h2    bool    // the client speaks HTTP/2 by prior knowledge
 	seen  int     // bytes of a head that were looked at
 	count int     // requests
@@ -86,36 +86,49 @@ func newClient(s *Server, w wire) *client {
 			c.raw = raw
 		}
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx.Context = context.Background()
 	return c
 }
 
-// serve is the life of the connection.
+// serve is the life of the connection, from its first byte.
 func (c *client) serve() {
 	if !c.srv.track(c) {
 		c.closing.Store(true)
 	}
 	c.setPhase(phaseIdle)
-	if c.raw != nil {
-		c.serveRaw()
-	} else {
+	c.live()
+}
+
+// live serves the connection until it ends. A connection that has been idle
+// for a second goes on with a fresh goroutine: the old one's stack has grown
+// with the requests it answered, and would stay so for as long as the client
+// keeps the connection open.
+func (c *client) live() {
+	if c.raw == nil {
 		c.servePlain()
+	} else if c.serveRaw() {
+		go c.live()
+		return
 	}
-	c.cancel()
+	c.linger()
+	c.ctx.end()
 	if c.h2 {
 		prefix := append([]byte(nil), c.a.in.pending()...)
 		c.release()
-		c.srv.forget(c)
 		_ = c.nc.SetDeadline(time.Time{})
+		c.srv.forget(c)
 		c.srv.serveHTTP2(c.wire, prefix)
-		return
+	} else {
+		c.release()
+		c.nc.Close()
+		c.srv.forget(c)
 	}
-	c.release()
-	c.nc.Close()
-	c.srv.forget(c)
+	c.srv.uncount(c.wire)
 }
 
-func (c *client) serveRaw() {
+// serveRaw serves a plain connection. It returns true when the connection is
+// idle and should go on with less memory.
+func (c *client) serveRaw() (idle bool) {
 	step := c.step
 	for !c.end {
 		err := c.raw.Read(step)
@@ -127,11 +140,16 @@ func (c *client) serveRaw() {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			c.woken()
+			if !c.end && c.grown && c.phase.Load() == phaseIdle {
+				c.grown = false
+				c.srv.shed.Add(1)
+				return true
+			}
 		default:
 			c.end, c.eof = true, true
 		}
 	}
-	c.linger()
+	return false
 }
 
 // step reads what has come and answers it. It returns true to leave the
@@ -171,7 +189,9 @@ func (c *client) step(fd uintptr) bool {
 func (c *client) wait() {
 	if len(c.a.in.pending()) == 0 {
 		c.release()
-		c.setPhase(phaseIdle)
+		if c.phase.Load() != phaseIdle { // a look of tick begins nothing new
+			c.setPhase(phaseIdle)
+		}
 	} else if c.phase.Load() != phaseHead {
 		c.setPhase(phaseHead)
 	}
@@ -216,7 +236,6 @@ func (c *client) servePlain() {
 			}
 		}
 	}
-	c.linger()
 }
 
 // woken decides why tick has ended the wait for bytes.
@@ -299,7 +318,8 @@ func (c *client) exchange() {
 	x, h := &a.x, &a.head
 	c.setPhase(phaseBusy)
 	c.count++
-	x.Ctx, x.Start = c.ctx, c.srv.cfg.Now()
+	c.grown = true
+	x.Ctx, x.Start = &c.ctx, c.srv.cfg.Now()
 	r := &x.Req
 	c.fill(r)
 	r.Method, r.Target, r.Authority = h.Method, h.OriginTarget, h.Authority
@@ -347,7 +367,7 @@ func (c *client) refuse(status int) {
 	}
 	a := c.a
 	c.setPhase(phaseBusy)
-	a.x.Ctx, a.x.Start = c.ctx, c.srv.cfg.Now()
+	a.x.Ctx, a.x.Start = &c.ctx, c.srv.cfg.Now()
 	c.fill(&a.x.Req)
 	a.x.Req.Proto = "HTTP/1.1"
 	a.x.BytesIn = int64(len(a.in.pending()))
@@ -413,7 +433,7 @@ func (c *client) tick(now int64) {
 		}
 	case phaseBusy:
 		if c.tcp != nil && c.gone() {
-			c.cancel()
+			c.ctx.end()
 		}
 	}
 	if t := c.tunnel(); t != nil {
@@ -447,7 +467,7 @@ func (c *client) drain() {
 }
 
 func (c *client) cut() {
-	c.cancel()
+	c.ctx.end()
 	c.nc.Close()
 }
 

@@ -18,6 +18,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -104,6 +105,7 @@ type Server struct {
 	date    atomic.Pointer[string]
 	refused atomic.Int64 // requests that could not be understood
 	turned  atomic.Int64 // connections closed for a limit
+	shed    atomic.Int64 // connections that fell idle since memory was given back
 
 	mu        sync.Mutex
 	links     map[link]struct{}    // guarded by mu; every open connection of a client
@@ -134,6 +136,8 @@ type wire struct {
 	peer  netip.AddrPort
 	local netip.AddrPort
 	ip    string // of peer
+
+	listener net.Listener
 }
 
 // NewServer makes a server that listens nowhere yet.
@@ -247,14 +251,14 @@ func (s *Server) admit(l net.Listener, nc net.Conn) {
 		nc.Close()
 		return
 	}
+	w.ip, w.listener = w.peer.Addr().String(), l
+	if proto != "h2" {
+		go newClient(s, w).serve()
+		return
+	}
 	go func() {
-		defer s.uncount(l, w.peer.Addr())
-		w.ip = w.peer.Addr().String()
-		if proto == "h2" {
-			s.serveHTTP2(w, nil)
-			return
-		}
-		newClient(s, w).serve()
+		s.serveHTTP2(w, nil)
+		s.uncount(w)
 	}()
 }
 
@@ -274,9 +278,10 @@ func (s *Server) count(l net.Listener, a netip.Addr) bool {
 	return true
 }
 
-func (s *Server) uncount(l net.Listener, a netip.Addr) {
+func (s *Server) uncount(w wire) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l, a := w.listener, w.peer.Addr()
 	if s.listeners[l]--; s.done && s.listeners[l] == 0 {
 		delete(s.listeners, l)
 	}
@@ -313,6 +318,7 @@ func (s *Server) sweep() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var list []link
+	var freed, before int64
 	for {
 		select {
 		case now := <-t.C:
@@ -330,8 +336,23 @@ func (s *Server) sweep() {
 			k.tick(s.seconds.Load())
 		}
 		clear(list)
+		shed, now := s.shed.Load(), s.seconds.Load()
+		if shed >= crowd && shed == before && now-freed >= freeEvery {
+			freed = now
+			s.shed.Store(0)
+			debug.FreeOSMemory()
+		}
+		before = shed
 	}
 }
+
+// When so many connections have fallen idle and no more do, what they used goes
+// back to the system, at most so often (in seconds): the collector would keep
+// it for requests that do not come.
+const (
+	crowd     = 1000
+	freeEvery = 60
+)
 
 // setClock sets the clock that is read instead of the time of day where a
 // second is near enough, and the Date of answers.

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"io"
 	"strconv"
@@ -20,7 +19,7 @@ type h2stream struct {
 	id uint32
 	x  gateway.Exchange
 	w  Writer
-	cx *h2context
+	cx *lazyContext
 
 	// Guarded by c.mu.
 	window   int64  // what we may send
@@ -49,50 +48,9 @@ var _ front = (*h2stream)(nil)
 
 var noFields gateway.Header
 
-// h2context ends with its stream or its connection. Its channel is made only
-// for those who wait for it.
-type h2context struct {
-	context.Context // of the connection
-	mu              sync.Mutex
-	done            chan struct{} // guarded by mu
-	err             error         // guarded by mu
-}
-
-func (x *h2context) Err() error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.err != nil {
-		return x.err
-	}
-	return x.Context.Err()
-}
-
-func (x *h2context) Done() <-chan struct{} {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.done == nil {
-		x.done = make(chan struct{})
-		if x.err != nil {
-			close(x.done)
-		}
-	}
-	return x.done
-}
-
-func (x *h2context) end() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.err == nil {
-		x.err = context.Canceled
-		if x.done != nil {
-			close(x.done)
-		}
-	}
-}
-
 // begin fills the exchange; false: the head is malformed.
 func (st *h2stream) begin(c *h2conn, b *headBlock) bool {
-	st.c, st.id, st.cx = c, b.id, &h2context{Context: c.ctx}
+	st.c, st.id, st.cx = c, b.id, &lazyContext{Context: c.ctx}
 	st.arrived.L = &c.mu
 	st.granted, st.ended, st.left = h2StreamWindow, b.ended, -1
 	x := &st.x
