@@ -3,10 +3,10 @@ SHELL := /bin/sh
 export GOTOOLCHAIN := auto
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-DEBIAN := postgresql nginx-light chromium nodejs npm curl
+DEBIAN := postgresql nginx-light chromium nodejs npm curl haproxy apache2-bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo deps lint check e2e test docs bench
+.PHONY: help build demo deps lint check e2e wire test docs bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ build: ## build bin/gatehouse (and bin/hydra, the same program)
 demo: ## run everything on embedded defaults
 	$(GO) run ./cmd/gatehouse demo
 
-deps: ## install what the tests start: PostgreSQL, nginx, Chromium, Node.js
+deps: ## install what the tests start: PostgreSQL, nginx, Chromium, Node.js, HAProxy, Apache
 	@sh test/deps.sh $(DEBIAN)
 
 lint: ## format, vet, staticcheck
@@ -28,10 +28,14 @@ lint: ## format, vet, staticcheck
 
 check: lint ## lint, import rule, documents and unit tests with the race detector
 	$(GO) test -race -count=1 $$($(GO) list ./... | grep -v gatehouse/test/)
-
+	$(GO) test -count=1 -run Alloc ./test ./lib/h1
 
 e2e: ## the tutorial and the demo against the real binary, in a real browser
 	$(GO) test -race -count=1 -timeout 15m ./test/e2e ./test/fixtures
+
+wire: ## protocols and attacks: h2spec, gRPC interop, five origins behind the gateway
+	$(GO) test -race -count=1 -timeout 5m ./test/wire
+	$(GO) test -count=1 -timeout 8m ./test/smuggle
 
 docs: ## rewrite docs/configuration.md and, in a browser, docs/images
 	$(GO) test -count=1 ./test -run TestConfigurationPage -update
@@ -44,3 +48,4 @@ bench: ## CPU per request next to nginx, HAProxy, Caddy; rewrites docs/benchmark
 test: deps ## everything: installs what it needs, lint, unit tests with -race, end to end
 	$(MAKE) check
 	$(MAKE) e2e
+	$(MAKE) wire

@@ -155,7 +155,8 @@ func (c *client) serveRaw() (idle bool) {
 // step reads what has come and answers it. It returns true to leave the
 // callback, false to wait for the next edge. A short read has emptied the
 // socket, what comes later makes an edge of its own; only an end that came
-// together with the last bytes makes none, and tick finds it.
+// together with the last bytes makes none. With a part of a request at hand it
+// is looked for at once, else tick finds it.
 func (c *client) step(fd uintptr) bool {
 	for {
 		if c.a == nil {
@@ -178,7 +179,7 @@ func (c *client) step(fd uintptr) bool {
 		if c.leave || c.end {
 			return true
 		}
-		if n < len(space) {
+		if n < len(space) && len(c.a.in.pending()) == 0 {
 			c.wait()
 			return false
 		}

@@ -147,7 +147,7 @@ func (b *bench) start(ctx context.Context, name string) (err error) {
 	case "haproxy":
 		conf := b.file("haproxy.cfg", fmt.Sprintf(`global
   nbthread 1
-  maxconn 20000
+  maxconn 9700
 defaults
   mode http
   timeout connect 5s
