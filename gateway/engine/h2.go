@@ -466,6 +466,7 @@ func (c *h2conn) tick(now int64) {
 			st.fail(clientError(ErrSlow))
 		case st.waiting && now-st.since >= seconds(lim.SendTime):
 			c.reset(id, http2.ErrCodeCancel)
+			defer func() { go c.flush() }() // once mu is free: the stream's own goroutine writes no more
 		}
 	}
 	if c.running > 0 {

@@ -1,0 +1,328 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"gatehouse/gateway"
+)
+
+// peer is a client that writes frames as it likes.
+type peer struct {
+	*http2.Framer
+	t   *testing.T
+	c   net.Conn
+	buf bytes.Buffer
+	enc *hpack.Encoder
+}
+
+func newPeer(t *testing.T, addr string) *peer {
+	t.Helper()
+	p := &peer{t: t, c: dial(t, addr)}
+	p.enc = hpack.NewEncoder(&p.buf)
+	p.Framer = http2.NewFramer(p.c, p.c)
+	p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_, _ = io.WriteString(p.c, http2.ClientPreface)
+	_ = p.WriteSettings()
+	return p
+}
+
+// block encodes fields: name, value, name, value.
+func (p *peer) block(fields ...string) []byte {
+	p.buf.Reset()
+	for i := 0; i < len(fields); i += 2 {
+		_ = p.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	return p.buf.Bytes()
+}
+
+var getRoot = []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"}
+
+func (p *peer) open(id uint32, end bool, fields ...string) {
+	_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p.block(fields...), EndHeaders: true, EndStream: end})
+}
+
+// until reads frames until one pleases.
+func (p *peer) until(what string, pleases func(http2.Frame) bool) http2.Frame {
+	p.t.Helper()
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			p.t.Fatalf("waiting for %s: %v", what, err)
+		}
+		if pleases(f) {
+			return f
+		}
+	}
+}
+
+// goneAway waits for the code the connection ends with; a connection that is
+// reset while we still write counts as ended too.
+func (p *peer) goneAway(want http2.ErrCode) {
+	p.t.Helper()
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+				p.t.Fatalf("the connection is still there, want GOAWAY %v", want)
+			}
+			return
+		}
+		if g, ok := f.(*http2.GoAwayFrame); ok {
+			if g.ErrCode != want {
+				p.t.Fatalf("GOAWAY %v, want %v", g.ErrCode, want)
+			}
+			return
+		}
+	}
+}
+
+func headersOf(id uint32) func(http2.Frame) bool {
+	return func(f http2.Frame) bool {
+		h, ok := f.(*http2.MetaHeadersFrame)
+		return ok && h.StreamID == id
+	}
+}
+
+func TestHTTP2Exchange(t *testing.T) {
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) {
+		body := ""
+		if x.Req.Body != nil {
+			b, err := io.ReadAll(x.Req.Body)
+			if err != nil {
+				w.Refuse(400)
+				return
+			}
+			body = string(b)
+		}
+		x.Resp.Status, x.Resp.Length = 200, -1
+		x.Resp.Header.Set("X-Saw", fmt.Sprintf("%s %s %s %s %s [%s] %s", x.Req.Method, x.Req.Proto, x.Req.Host, x.Req.Target, x.Req.Header.Get("Cookie"), body, x.Req.Trailer.Get("X-Sum")))
+		w.Head()
+		_, _ = io.WriteString(w, "ok")
+		x.Resp.Trailer.Add("X-End", "1")
+	})
+	p := newPeer(t, addr)
+	p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "A.b:80", ":path", "/x?y", "cookie", "a=1", "cookie", "b=2")
+	_ = p.WriteDataPadded(1, false, []byte("hello"), make([]byte, 9))
+	p.open(1, true, "x-sum", "7")
+	h := p.until("the answer", headersOf(1)).(*http2.MetaHeadersFrame)
+	if got := h.PseudoValue("status"); got != "200" {
+		t.Errorf("status %s", got)
+	}
+	saw := ""
+	for _, f := range h.RegularFields() {
+		if f.Name == "x-saw" {
+			saw = f.Value
+		}
+	}
+	if want := "POST HTTP/2.0 a.b /x?y a=1; b=2 [hello] 7"; saw != want {
+		t.Errorf("%q, want %q", saw, want)
+	}
+	if d := p.until("the body", func(f http2.Frame) bool { _, ok := f.(*http2.DataFrame); return ok }).(*http2.DataFrame); string(d.Data()) != "ok" {
+		t.Errorf("body %q", d.Data())
+	}
+	end := p.until("the trailers", headersOf(1)).(*http2.MetaHeadersFrame)
+	if !end.StreamEnded() || len(end.Fields) != 1 || end.Fields[0].Name != "x-end" {
+		t.Errorf("%+v", end.Fields)
+	}
+}
+
+// TestHTTP2Malformed: a head that means two things, or nothing, resets its
+// stream and reaches no handler.
+func TestHTTP2Malformed(t *testing.T) {
+	var handled atomic.Int32
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) { handled.Add(1); say(x, w, "ok") })
+	for _, row := range [][]string{
+		{":method", "GET", ":scheme", "http", ":path", "/", ":path", "/b"},
+		{":method", "GET", ":scheme", "http", ":path", ""},
+		{":method", "GET", ":scheme", "http"},
+		{":method", "GET", ":path", "/"},
+		{":scheme", "http", ":path", "/"},
+		{":method", "GET", ":scheme", "http", ":path", "/", "x", "y", ":authority", "a"},
+		{":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a", "host", "b"},
+		{":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a", "host", "a", "host", "a"},
+		{":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a", ":status", "200"},
+		{":method", "GET", ":scheme", "ftp", ":path", "/", ":authority", "a"},
+		append(append([]string{}, getRoot...), "Upper", "x"),
+		append(append([]string{}, getRoot...), "x y", "x"),
+		append(append([]string{}, getRoot...), "", "x"),
+		append(append([]string{}, getRoot...), "x", "a\r\nb: c"),
+		append(append([]string{}, getRoot...), "x", "a\x00"),
+		append(append([]string{}, getRoot...), "x", " a"),
+		append(append([]string{}, getRoot...), "connection", "close"),
+		append(append([]string{}, getRoot...), "transfer-encoding", "chunked"),
+		append(append([]string{}, getRoot...), "upgrade", "h2c"),
+		append(append([]string{}, getRoot...), "te", "chunked"),
+		append(append([]string{}, getRoot...), "content-length", "5"),
+		append(append([]string{}, getRoot...), "content-length", "0", "content-length", "0"),
+		append(append([]string{}, getRoot...), "content-length", "+0"),
+	} {
+		p := newPeer(t, addr)
+		p.open(1, true, row...)
+		f := p.until("a reset", func(f http2.Frame) bool { return f.Header().StreamID == 1 })
+		if r, ok := f.(*http2.RSTStreamFrame); !ok || r.ErrCode != http2.ErrCodeProtocol {
+			t.Errorf("%q: %v", row, f)
+		}
+		p.c.Close()
+	}
+	if n := handled.Load(); n != 0 {
+		t.Errorf("%d of them were handled", n)
+	}
+}
+
+// TestHTTP2Floods: what costs us more than the client ends the connection.
+func TestHTTP2Floods(t *testing.T) {
+	block := make(chan struct{})
+	var running, most atomic.Int32
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) {
+		if n := running.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		defer running.Add(-1)
+		if x.Req.Path == "/wait" {
+			<-block
+		}
+		say(x, w, "ok")
+	}, func(c *ServerConfig) { c.Limits.Streams = 20 })
+	wait := append([]string{}, getRoot...)
+	wait[len(wait)-1] = "/wait"
+	for _, row := range []struct {
+		name string
+		want http2.ErrCode
+		send func(p *peer, i int) error
+	}{
+		{"rapid reset", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+			id := uint32(2*i + 1)
+			p.open(id, true, wait...)
+			return p.WriteRSTStream(id, http2.ErrCodeCancel)
+		}},
+		{"resets by us", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+			id := uint32(2*i + 1)
+			p.open(id, false, getRoot...)
+			return p.WriteRawFrame(http2.FrameWindowUpdate, 0, id, []byte{0, 0, 0, 0})
+		}},
+		{"ping", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WritePing(false, [8]byte{}) }},
+		{"settings", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettings() }},
+		{"priority", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+			return p.WritePriority(uint32(2*i+1), http2.PriorityParam{Weight: 1})
+		}},
+		{"empty data", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+			if i == 0 {
+				p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/wait")
+			}
+			return p.WriteData(1, false, nil)
+		}},
+		{"continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+			if i == 0 {
+				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
+			}
+			return p.WriteContinuation(1, false, p.block("x", "y"))
+		}},
+		{"empty continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+			if i == 0 {
+				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
+			}
+			return p.WriteContinuation(1, false, nil)
+		}},
+		{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p := newPeer(t, addr)
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				for i := range 20_000 {
+					if row.send(p, i) != nil {
+						return
+					}
+				}
+			}()
+			p.goneAway(row.want)
+			p.c.Close()
+			<-sent
+		})
+	}
+	close(block)
+	if n := most.Load(); n > 20*9 {
+		t.Errorf("%d handlers ran at once", n)
+	}
+}
+
+// TestHTTP2HeaderBomb: a block that unpacks to much more than it is, by one
+// long entry of the table named again and again, is answered 431 and costs no
+// memory.
+func TestHTTP2HeaderBomb(t *testing.T) {
+	addr, _ := start(t, echo)
+	p := newPeer(t, addr)
+	b := append([]byte{}, p.block(append(append([]string{}, getRoot...), "x-bomb", strings.Repeat("a", 4000))...)...)
+	for range 8000 {
+		b = append(b, 0x80|62) // the newest entry of the dynamic table
+	}
+	_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: b, EndHeaders: true, EndStream: true})
+	h := p.until("the answer", headersOf(1)).(*http2.MetaHeadersFrame)
+	if got := h.PseudoValue("status"); got != "431" {
+		t.Errorf("status %s", got)
+	}
+	p.open(3, true, getRoot...) // the table is in step still
+	if got := p.until("the next answer", headersOf(3)).(*http2.MetaHeadersFrame).PseudoValue("status"); got != "200" {
+		t.Errorf("status %s", got)
+	}
+}
+
+// TestHTTP2Backpressure: a client that opens no window gets no more than it
+// asked for, and is given up.
+func TestHTTP2Backpressure(t *testing.T) {
+	big := strings.Repeat("x", 1<<20)
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) { say(x, w, big) }, func(c *ServerConfig) { c.Limits.SendTime = time.Second })
+	p := newPeer(t, addr)
+	p.open(1, true, getRoot...)
+	got := 0
+	f := p.until("the end of the stream", func(f http2.Frame) bool {
+		if d, ok := f.(*http2.DataFrame); ok {
+			got += len(d.Data())
+		}
+		_, ok := f.(*http2.RSTStreamFrame)
+		return ok
+	})
+	if got != 65535 || f.(*http2.RSTStreamFrame).ErrCode != http2.ErrCodeCancel {
+		t.Errorf("%d bytes before %v", got, f)
+	}
+}
+
+// TestHTTP2Drain: GOAWAY, what is under way ends, then the connection.
+func TestHTTP2Drain(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	addr, s := start(t, func(x *gateway.Exchange, w *Writer) {
+		close(entered)
+		<-release
+		say(x, w, "done")
+	})
+	p := newPeer(t, addr)
+	p.open(1, true, getRoot...)
+	<-entered
+	stopped := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		stopped <- s.Stop(ctx)
+	}()
+	g := p.until("GOAWAY", func(f http2.Frame) bool { _, ok := f.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
+	if g.ErrCode != http2.ErrCodeNo || g.LastStreamID != 1 {
+		t.Errorf("%+v", g)
+	}
+	close(release)
+	p.until("the answer", headersOf(1))
+	if err := <-stopped; err != nil {
+		t.Errorf("stop: %v", err)
+	}
+}
