@@ -3,6 +3,8 @@ package gateway
 import (
 	"iter"
 	"strings"
+
+	"gatehouse/lib/h1"
 )
 
 // OwnCookie begins the value of every cookie the gateway keeps for itself. The
@@ -40,7 +42,7 @@ func (h *Header) hasOwnCookie() bool {
 }
 
 // Field is one header line.
-type Field struct{ Name, Value string }
+type Field = h1.Field
 
 // Header is a list of fields in the order of the wire. Names compare without
 // regard to case and keep theirs. The zero value is empty and ready to use.
@@ -52,7 +54,7 @@ type Header struct{ fields []Field }
 // Get returns the first value, or "".
 func (h *Header) Get(name string) string {
 	for i := range h.fields {
-		if equalFold(h.fields[i].Name, name) {
+		if h1.EqualFold(h.fields[i].Name, name) {
 			return h.fields[i].Value
 		}
 	}
@@ -62,7 +64,7 @@ func (h *Header) Get(name string) string {
 // Has says whether the field is present, if only with an empty value.
 func (h *Header) Has(name string) bool {
 	for i := range h.fields {
-		if equalFold(h.fields[i].Name, name) {
+		if h1.EqualFold(h.fields[i].Name, name) {
 			return true
 		}
 	}
@@ -73,7 +75,7 @@ func (h *Header) Has(name string) bool {
 func (h *Header) Values(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for i := range h.fields {
-			if equalFold(h.fields[i].Name, name) && !yield(h.fields[i].Value) {
+			if h1.EqualFold(h.fields[i].Name, name) && !yield(h.fields[i].Value) {
 				return
 			}
 		}
@@ -83,9 +85,9 @@ func (h *Header) Values(name string) iter.Seq[string] {
 // Set replaces every value of the field by one, in the place of the first.
 func (h *Header) Set(name, value string) {
 	for i := range h.fields {
-		if equalFold(h.fields[i].Name, name) {
+		if h1.EqualFold(h.fields[i].Name, name) {
 			h.fields[i] = Field{name, clean(value)}
-			h.del(i+1, func(f Field) bool { return equalFold(f.Name, name) })
+			h.del(i+1, func(f Field) bool { return h1.EqualFold(f.Name, name) })
 			return
 		}
 	}
@@ -103,9 +105,16 @@ func (h *Header) Append(name, value string) {
 	h.fields = append(h.fields, Field{name, value})
 }
 
+// Take exchanges the fields for those of a parsed message, which are clean. The
+// message gets an empty list to fill.
+func (h *Header) Take(parsed *[]Field) {
+	h.Reset()
+	h.fields, *parsed = *parsed, h.fields
+}
+
 // Del removes every value of the field.
 func (h *Header) Del(name string) {
-	h.del(0, func(f Field) bool { return equalFold(f.Name, name) })
+	h.del(0, func(f Field) bool { return h1.EqualFold(f.Name, name) })
 }
 
 // DelFunc removes the fields for which drop is true.
@@ -136,21 +145,4 @@ func clean(v string) string {
 		return v
 	}
 	return strings.NewReplacer("\r", " ", "\n", " ", "\x00", " ").Replace(v)
-}
-
-// equalFold compares ASCII without regard to case; anything else must be equal.
-func equalFold(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := 0; i < len(a); i++ {
-		x, y := a[i], b[i]
-		if x == y {
-			continue
-		}
-		if x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z' {
-			return false
-		}
-	}
-	return true
 }

@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gatehouse/lib/h1"
 )
 
 // Var returns a variable of the exchange under the name nginx or APISIX gives
@@ -217,7 +219,7 @@ func (r *Request) Cookie(name string) (string, bool) {
 		return "", false
 	}
 	for i := range r.Header.fields {
-		if !equalFold(r.Header.fields[i].Name, "Cookie") {
+		if !h1.EqualFold(r.Header.fields[i].Name, "Cookie") {
 			continue
 		}
 		for rest := r.Header.fields[i].Value; rest != ""; {

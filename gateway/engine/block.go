@@ -45,12 +45,19 @@ func (k *block) pending() []byte { return k.b[k.start:k.end] }
 // skip consumes n bytes.
 func (k *block) skip(n int) { k.start += n }
 
-// take consumes n bytes as a string that stays.
-func (k *block) take(n int) string {
-	s := unsafe.String(&k.b[k.start], n)
+// text is pending as a string, good until the next call of space but for what
+// keep makes stay.
+func (k *block) text() string {
+	if k.start == k.end {
+		return ""
+	}
+	return unsafe.String(&k.b[k.start], k.end-k.start)
+}
+
+// keep consumes n bytes, which stay what they are.
+func (k *block) keep(n int) {
 	k.start += n
 	k.kept = k.start
-	return s
 }
 
 // drop forgets what was not consumed.

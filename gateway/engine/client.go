@@ -66,6 +66,7 @@ type active struct {
 	x    gateway.Exchange
 	w    Writer
 	head h1.Head
+	size int // of the head in bytes
 	body clientBody
 	in   block
 	out  []byte
@@ -267,22 +268,14 @@ func (c *client) drainInput() {
 		if c.seen == 0 {
 			in.skip(h1.SkipBlank(in.pending()))
 		}
-		b := in.pending()
+		b := in.text()
 		if len(b) == 0 {
 			return
 		}
 		if c.count == 0 && c.speaksHTTP2(b) {
 			return
 		}
-		n, err := h1.Scan(b, c.seen, &c.srv.heads)
-		if err == nil && n == 0 {
-			c.seen = len(b)
-			return
-		}
-		c.seen = 0
-		if err == nil {
-			err = c.a.head.ParseRequest(in.take(n), &c.srv.heads)
-		}
+		n, err := c.a.head.ReadRequest(b, c.seen, &c.srv.heads)
 		if err != nil {
 			var bad *h1.Error
 			status := 400
@@ -292,6 +285,12 @@ func (c *client) drainInput() {
 			c.refuse(status)
 			return
 		}
+		if n == 0 {
+			c.seen = len(b)
+			return
+		}
+		in.keep(n)
+		c.seen, c.a.size = 0, n
 		h := &c.a.head
 		if c.inFd && (h.Chunked || h.Upgrade != "" || h.Length > int64(len(in.pending()))) {
 			c.leave = true // it may wait for the client
@@ -305,8 +304,8 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // speaksHTTP2 says whether the connection begins as HTTP/2 does, as far as it
 // has come.
-func (c *client) speaksHTTP2(b []byte) bool {
-	if c.tls != nil || c.srv.cfg.NoHTTP2 || len(b) < 16 || !strings.HasPrefix(preface, string(b[:min(len(b), len(preface))])) {
+func (c *client) speaksHTTP2(b string) bool {
+	if c.tls != nil || c.srv.cfg.NoHTTP2 || len(b) < 16 || !strings.HasPrefix(preface, b[:min(len(b), len(preface))]) {
 		return false
 	}
 	c.h2, c.end = true, true
@@ -329,15 +328,8 @@ func (c *client) exchange() {
 		r.Proto = "HTTP/1.0"
 	}
 	r.Trailers, r.Upgrade = h.Trailers, h.Upgrade
-	size := len(h.Method) + len(h.Target) + len(h.Authority) + 20
-	for i := range h.Fields {
-		f := &h.Fields[i]
-		size += len(f.Name) + len(f.Value) + 4
-		if !f.Hop {
-			r.Header.Append(f.Name, f.Value)
-		}
-	}
-	x.BytesIn = int64(size)
+	r.Header.Take(&h.Fields)
+	x.BytesIn = int64(a.size)
 	r.Length = max(h.Length, 0)
 	if h.Chunked {
 		r.Length = -1

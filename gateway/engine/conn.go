@@ -250,7 +250,8 @@ func (k *conn) more() error {
 func (k *conn) readHead() error {
 	seen := 0
 	for interim := 0; interim <= maxInterim; {
-		n, err := h1.Scan(k.in.pending(), seen, &answerLimits)
+		h := &k.head
+		n, err := h.ReadResponse(k.in.text(), seen, &answerLimits)
 		if err != nil {
 			return err
 		}
@@ -261,18 +262,10 @@ func (k *conn) readHead() error {
 			}
 			continue
 		}
+		k.in.keep(n)
 		seen = 0
-		h := &k.head
-		if err := h.ParseResponse(k.in.take(n), &answerLimits); err != nil {
-			return err
-		}
 		k.resp.Status = h.Status
-		k.resp.Header.Reset()
-		for i := range h.Fields {
-			if f := &h.Fields[i]; !f.Hop {
-				k.resp.Header.Append(f.Name, f.Value)
-			}
-		}
+		k.resp.Header.Take(&h.Fields)
 		switch {
 		case h.Status == 101 && k.call.Upgrade != "":
 			k.up, k.broken = true, true

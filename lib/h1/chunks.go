@@ -145,7 +145,7 @@ func (c *Chunks) parseTrailer() error {
 		if count == l.fields() {
 			return ErrTrailers
 		}
-		if rest = next; classify(name) == Other && !neverTrailer(name) {
+		if rest = next; classify(name) == other && !EqualFold(name, "Proxy-Authenticate") && !neverTrailer(name) {
 			c.trailer = append(c.trailer, Field{Name: name, Value: strings.Trim(value, " \t")})
 		}
 	}

@@ -6,13 +6,10 @@
 // fields are parts of that string. It does not decide what a request means:
 // paths, hosts to serve, and limits on bodies are the caller's.
 //
-// Start at Scan, which finds the end of a head, and Head.ParseRequest.
+// Start at Head.ReadRequest.
 package h1
 
-import (
-	"bytes"
-	"strings"
-)
+import "strings"
 
 // Limits bounds a head. Zero fields take the default.
 type Limits struct {
@@ -65,34 +62,23 @@ var (
 	ErrTruncated = &Error{400, "head without an end"}
 )
 
-// Kind names the fields an engine must know.
-type Kind uint8
+// kind tells apart the fields that say something about the message itself.
+type kind uint8
 
 const (
-	Other Kind = iota
-	Host
-	Connection
-	KeepAlive
-	ProxyConnection
-	ProxyAuthenticate
-	ProxyAuthorization
-	TE
-	Trailer
-	TransferEncoding
-	Upgrade
-	ContentLength
-	Expect
-	HTTP2Settings
+	other kind = iota
+	host
+	connection
+	transferEncoding
+	contentLength
+	upgrade
+	te
+	expect
+	hop // belongs to this connection and says nothing to us
 )
 
-// Field is one field line.
-type Field struct {
-	Name, Value string // Value without surrounding white space
-	Kind        Kind
-	// Hop says that the field belongs to this connection (RFC 9110, section
-	// 7.6.1): by itself, or because Connection names it.
-	Hop bool
-}
+// Field is one field line. Value has no surrounding white space.
+type Field struct{ Name, Value string }
 
 // Head is a parsed head. It is reused from message to message; its strings are
 // parts of what was parsed.
@@ -109,12 +95,18 @@ type Head struct {
 	Status int
 	Reason string
 
-	Minor   int     // of HTTP/1.x
-	Fields  []Field // in the order of the wire, without a request's Host
-	Length  int64   // Content-Length; -1: absent
+	Minor int // of HTTP/1.x
+	// Fields are the field lines in the order of the wire, without a request's
+	// Host and without those that belong to this connection (RFC 9110, section
+	// 7.6.1): by themselves, or because Connection names them. The caller may
+	// take the slice and leave another in its place.
+	Fields  []Field
+	Length  int64 // Content-Length; -1: absent
 	Chunked bool
 	Close   bool   // the connection ends after this message
 	Upgrade string // value of Upgrade when Connection names it
+
+	connection []string // values of Connection
 }
 
 // SkipBlank counts the empty lines before a request line, at most two
@@ -126,15 +118,39 @@ func SkipBlank(b []byte) (n int) {
 	return n
 }
 
-var end = []byte("\r\n\r\n")
+// ReadRequest reads the request head at the start of b and returns its length,
+// its empty line included, or 0 when more must come. seen is how many bytes of
+// b an earlier call has looked at: all calls together are linear in the head.
+// What can stand in no head is an error at once, without waiting for its end.
+func (h *Head) ReadRequest(b string, seen int, l *Limits) (n int, err error) {
+	if seen == 0 { // nearly always the whole head is there
+		if n, err = h.parseRequest(b, l); err == nil && n <= l.head() {
+			return n, nil
+		}
+	}
+	if n, err = scan(b, seen, l); n > 0 {
+		return h.parseRequest(b[:n], l)
+	}
+	return 0, err
+}
 
-// Scan returns the length of the complete head at the start of b, its empty
-// line included, or 0 when more must come. seen is how many bytes of b an
-// earlier call has looked at: all calls together are linear in the head. What
-// can stand in no head is an error at once, without waiting for its end.
-func Scan(b []byte, seen int, l *Limits) (n int, err error) {
+// ReadResponse is the same for a response.
+func (h *Head) ReadResponse(b string, seen int, l *Limits) (n int, err error) {
+	if seen == 0 {
+		if n, err = h.parseResponse(b, l); err == nil && n <= l.head() {
+			return n, nil
+		}
+	}
+	if n, err = scan(b, seen, l); n > 0 {
+		return h.parseResponse(b[:n], l)
+	}
+	return 0, err
+}
+
+// scan finds the end of a head.
+func scan(b string, seen int, l *Limits) (n int, err error) {
 	from := max(seen-3, 0)
-	if i := bytes.Index(b[from:], end); i >= 0 {
+	if i := strings.Index(b[from:], "\r\n\r\n"); i >= 0 {
 		if n = from + i + 4; n > l.head() {
 			return 0, tooLarge(b, l)
 		}
@@ -143,7 +159,7 @@ func Scan(b []byte, seen int, l *Limits) (n int, err error) {
 	if err := check(b, max(seen-1, 0)); err != nil {
 		return 0, err
 	}
-	if len(b) > l.target()+64 && bytes.IndexByte(b, '\n') < 0 {
+	if len(b) > l.target()+64 && strings.IndexByte(b, '\n') < 0 {
 		return 0, ErrLongLine
 	}
 	if len(b) >= l.head() {
@@ -152,15 +168,15 @@ func Scan(b []byte, seen int, l *Limits) (n int, err error) {
 	return 0, nil
 }
 
-func tooLarge(b []byte, l *Limits) error {
-	if i := bytes.IndexByte(b, '\n'); i < 0 || i > l.target()+64 {
+func tooLarge(b string, l *Limits) error {
+	if i := strings.IndexByte(b, '\n'); i < 0 || i > l.target()+64 {
 		return ErrLongLine
 	}
 	return ErrLarge
 }
 
 // check refuses what no head has: NUL, a bare CR or a bare LF.
-func check(b []byte, from int) error {
+func check(b string, from int) error {
 	for i := from; i < len(b); i++ {
 		switch b[i] {
 		case 0:
@@ -179,47 +195,51 @@ func check(b []byte, from int) error {
 }
 
 func (h *Head) reset() {
-	f := h.Fields
-	clear(f)
-	*h = Head{Fields: f[:0], Length: -1}
+	clear(h.Fields)
+	clear(h.connection)
+	*h = Head{Fields: h.Fields[:0], connection: h.connection[:0], Length: -1}
 }
 
-// ParseRequest parses a whole request head, as Scan found it.
-func (h *Head) ParseRequest(head string, l *Limits) error {
+// parseRequest parses the request head at the start of b. An error may mean
+// that b is not all of it.
+func (h *Head) parseRequest(b string, l *Limits) (n int, err error) {
 	h.reset()
 	i := 0
-	for i < len(head) && isToken[head[i]] {
+	for i < len(b) && isToken[b[i]] {
 		i++
 	}
-	if i == 0 || i == len(head) || head[i] != ' ' {
-		return ErrLine
+	if i == 0 || i == len(b) || b[i] != ' ' {
+		return 0, ErrLine
 	}
-	h.Method = head[:i]
+	h.Method = b[:i]
 	i++
 	start := i
-	for i < len(head) && isTarget[head[i]] {
+	for i < len(b) && isTarget[b[i]] {
 		i++
 	}
-	h.Target = head[start:i]
+	h.Target = b[start:i]
 	if len(h.Target) > l.target() {
-		return ErrLongLine
+		return 0, ErrLongLine
 	}
 	const proto = " HTTP/1."
-	if len(head)-i < len(proto)+3 || i == start {
-		return ErrLine
+	if len(b)-i < len(proto)+3 || i == start {
+		return 0, ErrLine
 	}
-	if head[i:i+len(proto)] != proto || head[i+len(proto)+1] != '\r' || head[i+len(proto)+2] != '\n' || head[i+len(proto)] > '1' || head[i+len(proto)] < '0' {
-		return version(head[i:])
+	if b[i:i+len(proto)] != proto || b[i+len(proto)+1] != '\r' || b[i+len(proto)+2] != '\n' || b[i+len(proto)] > '1' || b[i+len(proto)] < '0' {
+		return 0, version(b[i:])
 	}
-	h.Minor = int(head[i+len(proto)] - '0')
+	h.Minor = int(b[i+len(proto)] - '0')
 	if h.Method == "CONNECT" || h.Method == "TRACE" {
-		return ErrMethod
+		return 0, ErrMethod
 	}
 	f := framing{request: true}
-	if err := h.parseFields(head[i+len(proto)+3:], l, &f); err != nil {
-		return err
+	if n, err = h.parseFields(b, i+len(proto)+3, l, &f); err != nil {
+		return 0, err
 	}
-	return h.frameRequest(&f)
+	if err = h.frameRequest(&f); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // version tells a version we do not speak from a line that is none.
@@ -232,64 +252,67 @@ func version(rest string) error {
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }
 
-// ParseResponse parses a whole response head, as Scan found it.
-func (h *Head) ParseResponse(head string, l *Limits) error {
+// parseResponse is the same for a response.
+func (h *Head) parseResponse(b string, l *Limits) (n int, err error) {
 	h.reset()
-	if len(head) < 14 || head[:7] != "HTTP/1." || head[8] != ' ' || head[7] < '0' || head[7] > '1' {
-		return ErrStatus
+	if len(b) < 14 || b[:7] != "HTTP/1." || b[8] != ' ' || b[7] < '0' || b[7] > '1' {
+		return 0, ErrStatus
 	}
-	h.Minor = int(head[7] - '0')
-	if head[9] < '1' || head[9] > '5' || !digit(head[10]) || !digit(head[11]) {
-		return ErrStatus
+	h.Minor = int(b[7] - '0')
+	if b[9] < '1' || b[9] > '5' || !digit(b[10]) || !digit(b[11]) {
+		return 0, ErrStatus
 	}
-	h.Status = int(head[9]-'0')*100 + int(head[10]-'0')*10 + int(head[11]-'0')
-	i := scanValue(head, 12)
-	if i+1 >= len(head) || head[i] != '\r' || head[i+1] != '\n' || i > 12 && head[12] != ' ' {
-		return ErrStatus
+	h.Status = int(b[9]-'0')*100 + int(b[10]-'0')*10 + int(b[11]-'0')
+	i := scanValue(b, 12)
+	if i+1 >= len(b) || b[i] != '\r' || b[i+1] != '\n' || i > 12 && b[12] != ' ' {
+		return 0, ErrStatus
 	}
 	if i > 13 {
-		h.Reason = head[13:i]
+		h.Reason = b[13:i]
 	}
 	var f framing
-	if err := h.parseFields(head[i+2:], l, &f); err != nil {
-		return err
+	if n, err = h.parseFields(b, i+2, l, &f); err != nil {
+		return 0, err
 	}
-	return h.frameResponse(&f)
+	if err = h.frameResponse(&f); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // framing is what the fields say of the message's ends.
 type framing struct {
-	request                 bool
-	hosts, lengths, codings int
-	close, keep, upgrade    bool
-	te                      bool
-	upgradeAt               int // index of the Upgrade field plus one
-	connections             bool
-	host                    string
+	request              bool
+	hosts                int
+	lengths, codings     int
+	close, keep, upgrade bool
+	host, upgradeTo      string
 }
 
-// parseFields reads field lines up to and including the empty one.
-func (h *Head) parseFields(s string, l *Limits, f *framing) error {
+// parseFields reads field lines from s[i:] up to and including the empty one,
+// and returns where that ends.
+func (h *Head) parseFields(s string, i int, l *Limits, f *framing) (n int, err error) {
 	limit := l.fields()
-	for i, count := 0, 0; ; count++ {
+	fields := h.Fields
+	for count := 0; ; count++ {
 		if i+1 >= len(s) {
-			return ErrTruncated
+			return 0, ErrTruncated
 		}
 		if s[i] == '\r' {
-			if s[i+1] != '\n' || i+2 != len(s) {
-				return ErrByte
+			if s[i+1] != '\n' {
+				return 0, ErrByte
 			}
 			break
 		}
 		if count == limit {
-			return ErrMany
+			return 0, ErrMany
 		}
 		start := i
 		for i < len(s) && isToken[s[i]] {
 			i++
 		}
 		if i == start || i == len(s) || s[i] != ':' {
-			return ErrField
+			return 0, ErrField
 		}
 		name := s[start:i]
 		i++
@@ -299,55 +322,52 @@ func (h *Head) parseFields(s string, l *Limits, f *framing) error {
 		v := i
 		i = scanValue(s, i)
 		if i+1 >= len(s) {
-			return ErrTruncated
+			return 0, ErrTruncated
 		}
 		if s[i] != '\r' || s[i+1] != '\n' {
-			return ErrByte
+			return 0, ErrByte
 		}
 		e := i
 		for e > v && (s[e-1] == ' ' || s[e-1] == '\t') {
 			e--
 		}
 		i += 2
-		field := Field{Name: name, Value: s[v:e], Kind: classify(name)}
-		if field.Kind != Other {
-			skip, err := h.known(&field, f)
+		if k := classify(name); k != other {
+			keep, err := h.known(k, s[v:e], f)
 			if err != nil {
-				return err
+				return 0, err
 			}
-			if skip {
+			if !keep {
 				continue
 			}
 		}
-		h.Fields = append(h.Fields, field)
+		fields = append(fields, Field{Name: name, Value: s[v:e]})
 	}
-	if f.connections {
+	h.Fields = fields
+	if len(h.connection) > 0 {
 		h.nominate(f)
 	}
-	return nil
+	return i + 2, nil
 }
 
-// known takes in a field that the engine must understand.
-func (h *Head) known(field *Field, f *framing) (skip bool, err error) {
-	v := field.Value
-	switch field.Kind {
-	case Host:
-		if f.request {
-			f.hosts++
-			f.host = v
+// known takes in a field that the engine must understand. keep says that it is
+// for others too.
+func (h *Head) known(k kind, v string, f *framing) (keep bool, err error) {
+	switch k {
+	case host:
+		if !f.request {
 			return true, nil
 		}
-		return false, nil
-	case ProxyAuthenticate:
-		return false, nil
-	case ContentLength:
+		f.hosts++
+		f.host = v
+	case contentLength:
 		n, ok := ParseLength(v)
 		if !ok || f.lengths > 0 && (f.request || n != h.Length) {
 			return false, ErrLength
 		}
 		h.Length = n
 		f.lengths++
-	case TransferEncoding:
+	case transferEncoding:
 		f.codings++
 		if f.codings > 1 {
 			return false, ErrFraming
@@ -359,24 +379,30 @@ func (h *Head) known(field *Field, f *framing) (skip bool, err error) {
 			return false, ErrCoding
 		}
 		h.Chunked = true
-	case Connection:
-		f.connections = true
-	case TE:
-		for t := range strings.SplitSeq(v, ",") {
-			f.te = f.te || EqualFold(strings.Trim(t, " \t"), "trailers")
+	case connection:
+		switch {
+		case EqualFold(v, "keep-alive"):
+			f.keep = true
+		case EqualFold(v, "close"):
+			f.close = true
+		default:
+			h.connection = append(h.connection, v)
 		}
-	case Upgrade:
-		f.upgradeAt = len(h.Fields) + 1
-	case Expect:
+	case te:
+		for t := range strings.SplitSeq(v, ",") {
+			h.Trailers = h.Trailers || EqualFold(strings.Trim(t, " \t"), "trailers")
+		}
+	case upgrade:
+		f.upgradeTo = v
+	case expect:
 		if !f.request {
-			return false, nil
+			return true, nil
 		}
 		if !EqualFold(v, "100-continue") {
 			return false, ErrExpect
 		}
 		h.Expect = h.Minor == 1
 	}
-	field.Hop = true
 	return false, nil
 }
 
@@ -393,11 +419,8 @@ func ValidCodings(v string) bool {
 // nominate follows the Connection fields: what they say of the connection, and
 // the fields they name as its own.
 func (h *Head) nominate(f *framing) {
-	for i := range h.Fields {
-		if h.Fields[i].Kind != Connection {
-			continue
-		}
-		for rest := h.Fields[i].Value; rest != ""; {
+	for _, rest := range h.connection {
+		for rest != "" {
 			var t string
 			t, rest, _ = strings.Cut(rest, ",")
 			t = strings.Trim(t, " \t")
@@ -409,14 +432,22 @@ func (h *Head) nominate(f *framing) {
 			case EqualFold(t, "upgrade"):
 				f.upgrade = true
 			case t != "" && !f.protected(t):
-				for k := range h.Fields {
-					if g := &h.Fields[k]; !g.Hop && EqualFold(g.Name, t) {
-						g.Hop = true
-					}
-				}
+				h.drop(t)
 			}
 		}
 	}
+}
+
+// drop takes a field out.
+func (h *Head) drop(name string) {
+	kept := h.Fields[:0]
+	for _, f := range h.Fields {
+		if !EqualFold(f.Name, name) {
+			kept = append(kept, f)
+		}
+	}
+	clear(h.Fields[len(kept):])
+	h.Fields = kept
 }
 
 // protected are fields a client must not take from its request by naming them
@@ -447,8 +478,7 @@ func (h *Head) frameRequest(f *framing) error {
 	if f.codings > 0 && (f.lengths > 0 || h.Minor == 0) {
 		return ErrFraming
 	}
-	h.connection(f)
-	h.Trailers = f.te
+	h.persistence(f)
 	h.Authority, h.OriginTarget = f.host, h.Target
 	if h.Target[0] == '/' {
 		return nil
@@ -517,13 +547,13 @@ func (h *Head) frameResponse(f *framing) error {
 	if f.codings > 0 && (f.lengths > 0 || h.Minor == 0) {
 		return ErrFraming
 	}
-	h.connection(f)
+	h.persistence(f)
 	return nil
 }
 
-func (h *Head) connection(f *framing) {
+func (h *Head) persistence(f *framing) {
 	h.Close = f.close || h.Minor == 0 && !f.keep
-	if f.upgrade && f.upgradeAt > 0 {
-		h.Upgrade = h.Fields[f.upgradeAt-1].Value
+	if f.upgrade {
+		h.Upgrade = f.upgradeTo
 	}
 }

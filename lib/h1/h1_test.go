@@ -10,17 +10,13 @@ import (
 	"testing"
 )
 
-func parse(t testing.TB, b string, l *Limits) (*Head, error) {
-	t.Helper()
-	n, err := Scan([]byte(b), 0, l)
-	if err != nil {
+func parse(b string, l *Limits) (*Head, error) {
+	h := &Head{}
+	n, err := h.ReadRequest(b, 0, l)
+	if n == 0 {
 		return nil, err
 	}
-	if n == 0 {
-		return nil, nil
-	}
-	h := &Head{}
-	return h, h.ParseRequest(b[:n], l)
+	return h, err
 }
 
 // TestRequestsRefused has a row for each shape by which a request was ever
@@ -103,7 +99,7 @@ func TestRequestsRefused(t *testing.T) {
 		{"large head without an end", "GET / HTTP/1.1\r\n" + ok + "X: " + strings.Repeat("a", 1024), ErrLarge},
 		{"many fields", "GET / HTTP/1.1\r\n" + ok + strings.Repeat("X: a\r\n", 20) + "\r\n", ErrMany},
 	} {
-		if _, err := parse(t, row.head, &Limits{Head: 1024, Target: 256, Fields: 20}); err != row.want {
+		if _, err := parse(row.head, &Limits{Head: 1024, Target: 256, Fields: 20}); err != row.want {
 			t.Errorf("%s: %v, want %v", row.name, err, row.want)
 		}
 	}
@@ -113,33 +109,31 @@ func TestRequestsRead(t *testing.T) {
 	for _, row := range []struct {
 		name, head string
 		want       Head
-		hop        string // names of Hop fields
+		kept       string // names of Fields
 	}{
 		{"plain", "GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n", Head{Method: "GET", Target: "/a?b", OriginTarget: "/a?b", Authority: "x", Minor: 1, Length: -1}, ""},
 		{"1.0 without host", "GET / HTTP/1.0\r\n\r\n", Head{Method: "GET", Target: "/", OriginTarget: "/", Length: -1, Close: true}, ""},
-		{"1.0 kept", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", Head{Method: "GET", Target: "/", OriginTarget: "/", Length: -1}, "Connection"},
+		{"1.0 kept", "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", Head{Method: "GET", Target: "/", OriginTarget: "/", Length: -1}, ""},
 		{"absolute", "GET HTTP://X:80?q HTTP/1.1\r\nHost: x\r\n\r\n", Head{Method: "GET", Target: "HTTP://X:80?q", OriginTarget: "/?q", Authority: "X:80", Minor: 1, Length: -1}, ""},
 		{"options", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", Head{Method: "OPTIONS", Target: "*", OriginTarget: "*", Authority: "x", Minor: 1, Length: -1}, ""},
-		{"length", "POST / HTTP/1.1\r\nHost: x\r\ncontent-length: 12\r\n\r\n", Head{Method: "POST", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: 12}, "content-length"},
+		{"length", "POST / HTTP/1.1\r\nHost: x\r\ncontent-length: 12\r\n\r\n", Head{Method: "POST", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: 12}, ""},
 		{"chunked", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \tChunked \r\nExpect: 100-Continue\r\n\r\n",
-			Head{Method: "POST", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Chunked: true, Expect: true}, "Transfer-Encoding Expect"},
+			Head{Method: "POST", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Chunked: true, Expect: true}, ""},
 		{"connection", "GET / HTTP/1.1\r\nHost: x\r\nConnection: close, X-Mine ,cookie\r\nx-mine: 1\r\nCookie: a=b\r\nX-Mine: 2\r\n\r\n",
-			Head{Method: "GET", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Close: true}, "Connection x-mine X-Mine"},
+			Head{Method: "GET", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Close: true}, "Cookie"},
 		{"upgrade", "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
-			Head{Method: "GET", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Upgrade: "websocket"}, "Connection Upgrade"},
+			Head{Method: "GET", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Upgrade: "websocket"}, ""},
 		{"upgrade not named", "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nTE: trailers, gzip\r\n\r\n",
-			Head{Method: "GET", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Trailers: true}, "Upgrade TE"},
+			Head{Method: "GET", Target: "/", OriginTarget: "/", Authority: "x", Minor: 1, Length: -1, Trailers: true}, ""},
 	} {
-		h, err := parse(t, row.head, &Limits{})
+		h, err := parse(row.head, &Limits{})
 		if err != nil {
 			t.Errorf("%s: %v", row.name, err)
 			continue
 		}
-		var hop []string
+		var kept []string
 		for _, f := range h.Fields {
-			if f.Hop {
-				hop = append(hop, f.Name)
-			}
+			kept = append(kept, f.Name)
 		}
 		h.Fields = nil
 		if got, want := *h, row.want; got.Method != want.Method || got.Target != want.Target || got.OriginTarget != want.OriginTarget || got.Authority != want.Authority ||
@@ -147,8 +141,8 @@ func TestRequestsRead(t *testing.T) {
 			got.Upgrade != want.Upgrade || got.Trailers != want.Trailers {
 			t.Errorf("%s: %+v, want %+v", row.name, got, want)
 		}
-		if got := strings.Join(hop, " "); got != row.hop {
-			t.Errorf("%s: hop by hop %q, want %q", row.name, got, row.hop)
+		if got := strings.Join(kept, " "); got != row.kept {
+			t.Errorf("%s: fields %q, want %q", row.name, got, row.kept)
 		}
 	}
 }
@@ -173,7 +167,7 @@ func TestResponses(t *testing.T) {
 		{"garbage", "hello world it is\r\n\r\n", ErrStatus, 0, 0},
 	} {
 		var h Head
-		err := h.ParseResponse(row.head, &Limits{})
+		_, err := h.ReadResponse(row.head, 0, &Limits{})
 		if row.want != nil {
 			if err != row.want {
 				t.Errorf("%s: %v, want %v", row.name, err, row.want)
@@ -186,25 +180,30 @@ func TestResponses(t *testing.T) {
 	}
 }
 
-// TestScanIsIncremental: wherever the bytes are cut, the answer is the same.
-func TestScanIsIncremental(t *testing.T) {
+// byBytes reads a head that comes byte by byte.
+func byBytes(b string, l *Limits) (h Head, n int, err error) {
+	for i, seen := 1, 0; i <= len(b) && n == 0 && err == nil; i++ {
+		n, err = h.ReadRequest(b[:i], seen, l)
+		seen = i
+	}
+	return h, n, err
+}
+
+// TestReadIsIncremental: wherever the bytes are cut, the answer is the same.
+func TestReadIsIncremental(t *testing.T) {
 	l := &Limits{Head: 256, Target: 64}
 	for _, head := range []string{
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest",
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: b\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: a\n\r\n\r\n",
 		"GET / HTTP/1.1\r\nX: \x00\r\n\r\n",
 		"GET /" + strings.Repeat("a", 300),
 		"GET / HTTP/1.1\r\nX: " + strings.Repeat("a", 300),
 	} {
-		wantN, wantErr := Scan([]byte(head), 0, l)
-		seen, n := 0, 0
-		var err error
-		for i := 1; i <= len(head) && n == 0 && err == nil; i++ {
-			n, err = Scan([]byte(head[:i]), seen, l)
-			seen = i
-		}
-		// A whole buffer with an end in it is judged by the parser.
-		if wantN > 0 && err == nil && n != wantN || wantErr != nil && err == nil {
+		var whole Head
+		wantN, wantErr := whole.ReadRequest(head, 0, l)
+		h, n, err := byBytes(head, l)
+		if n != wantN || (err == nil) != (wantErr == nil) || err == nil && h.Authority != whole.Authority {
 			t.Errorf("%q: %d %v, want %d %v", head, n, err, wantN, wantErr)
 		}
 	}
@@ -283,21 +282,19 @@ var heads = map[string]string{
 		"Cookie: session=" + strings.Repeat("A", 300) + "; theme=dark\r\n\r\n",
 }
 
+const answer = "HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Tue, 24 Nov 2026 16:00:00 GMT\r\nContent-Type: text/plain\r\n" +
+	"Content-Length: 1024\r\nConnection: keep-alive\r\n\r\n"
+
 func TestParsingAllocatesNothing(t *testing.T) {
 	var h Head
 	l := &Limits{}
-	const answer = "HTTP/1.1 200 OK\r\nServer: x\r\nDate: Tue, 24 Nov 2026 16:00:00 GMT\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\n"
 	for name, head := range heads {
-		b := []byte(head)
 		if n := testing.AllocsPerRun(100, func() {
-			if n, err := Scan(b, 0, l); n != len(b) || err != nil {
+			if n, err := h.ReadRequest(head, 0, l); n != len(head) || err != nil {
 				t.Fatal(n, err)
 			}
-			if err := h.ParseRequest(head, l); err != nil {
-				t.Fatal(err)
-			}
-			if err := h.ParseResponse(answer, l); err != nil {
-				t.Fatal(err)
+			if n, err := h.ReadResponse(answer, 0, l); n != len(answer) || err != nil {
+				t.Fatal(n, err)
 			}
 		}); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
@@ -305,21 +302,22 @@ func TestParsingAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkParseRequest(b *testing.B) {
-	for name, head := range heads {
-		b.Run(name, func(b *testing.B) {
+func BenchmarkHead(b *testing.B) {
+	bench := func(head string, read func(*Head, string, int, *Limits) (int, error)) func(*testing.B) {
+		return func(b *testing.B) {
 			var h Head
-			l, raw := &Limits{}, []byte(head)
+			l := &Limits{}
 			for b.Loop() {
-				if _, err := Scan(raw, 0, l); err != nil {
-					b.Fatal(err)
-				}
-				if err := h.ParseRequest(head, l); err != nil {
+				if _, err := read(&h, head, 0, l); err != nil {
 					b.Fatal(err)
 				}
 			}
-		})
+		}
 	}
+	for name, head := range heads {
+		b.Run(name, bench(head, (*Head).ReadRequest))
+	}
+	b.Run("answer", bench(answer, (*Head).ReadResponse))
 }
 
 // FuzzRequest holds the parser against net/http's: what we accept it reads the
@@ -333,11 +331,14 @@ func FuzzRequest(f *testing.F) {
 	f.Add("POST / HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		l := &Limits{Head: 4096, Target: 1024, Fields: 20}
-		h, err := parse(t, s, l)
-		if h == nil || err != nil {
+		h := &Head{}
+		n, err := h.ReadRequest(s, 0, l)
+		if _, pieces, perr := byBytes(s, l); pieces != n || (perr == nil) != (err == nil) {
+			t.Fatalf("%q: by bytes %d %v, at once %d %v", s, pieces, perr, n, err)
+		}
+		if n == 0 || err != nil {
 			return
 		}
-		n, _ := Scan([]byte(s), 0, l)
 		for _, x := range h.Fields {
 			if !IsToken(x.Name) || strings.ContainsAny(x.Value, "\r\n\x00") || strings.Trim(x.Value, " \t") != x.Value {
 				t.Fatalf("%q: field %+v", s, x)
@@ -361,12 +362,9 @@ func FuzzResponse(f *testing.F) {
 	f.Add("HTTP/1.0 404\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		l := &Limits{Head: 4096, Fields: 20}
-		n, err := Scan([]byte(s), 0, l)
-		if n == 0 || err != nil {
-			return
-		}
 		var h Head
-		if h.ParseResponse(s[:n], l) != nil {
+		n, err := h.ReadResponse(s, 0, l)
+		if n == 0 || err != nil {
 			return
 		}
 		r, err := http.ReadResponse(bufio.NewReader(strings.NewReader(s[:n])), nil)

@@ -1,6 +1,9 @@
 package h1
 
-import "strconv"
+import (
+	"math/bits"
+	"strconv"
+)
 
 // table is a set of bytes.
 type table [256]bool
@@ -34,25 +37,26 @@ func targetSet() table {
 // after i, or len(s). It looks at eight bytes at a time.
 func scanValue(s string, i int) int {
 	const lo, hi = 0x0101010101010101, 0x8080808080808080
-	for {
-		for i+8 <= len(s) {
-			x := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
-				uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
-			y := x ^ 0x7f7f7f7f7f7f7f7f
-			if ((x-lo*0x20)&^x|(y-lo)&^y)&hi != 0 {
-				break
-			}
+	for i+8 <= len(s) {
+		b := s[i : i+8]
+		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+		del := x ^ 0x7f*lo
+		found := ((x-0x20*lo)&^x | (del-lo)&^del) & hi
+		if found == 0 {
 			i += 8
+			continue
 		}
-		for i < len(s) && (s[i] >= 0x20 && s[i] != 0x7f || s[i] == '\t') {
-			if i++; i&7 == 0 && i+8 <= len(s) {
-				break
-			}
+		i += bits.TrailingZeros64(found) >> 3 // exact: what a borrow marks in vain stands behind it
+		if s[i] != '\t' {
+			return i
 		}
-		if i >= len(s) || s[i] < 0x20 && s[i] != '\t' || s[i] == 0x7f {
-			return min(i, len(s))
-		}
+		i++
 	}
+	for i < len(s) && (s[i] >= 0x20 && s[i] != 0x7f || s[i] == '\t') {
+		i++
+	}
+	return i
 }
 
 // EqualFold compares ASCII without regard to case; anything else must be equal.
@@ -70,59 +74,45 @@ func EqualFold(a, b string) bool {
 }
 
 // classify finds the fields an engine must know.
-func classify(n string) Kind {
-	switch len(n) {
-	case 2:
-		if EqualFold(n, "TE") {
-			return TE
+func classify(n string) kind {
+	var name string
+	k := hop
+	switch n[0] | 0x20 {
+	case 'c':
+		switch len(n) {
+		case 10:
+			name, k = "Connection", connection
+		case 14:
+			name, k = "Content-Length", contentLength
 		}
-	case 4:
-		if EqualFold(n, "Host") {
-			return Host
+	case 'e':
+		name, k = "Expect", expect
+	case 'h':
+		if name, k = "Host", host; len(n) == 14 {
+			name, k = "HTTP2-Settings", hop
 		}
-	case 6:
-		if EqualFold(n, "Expect") {
-			return Expect
+	case 'k':
+		name = "Keep-Alive"
+	case 'p':
+		if name = "Proxy-Connection"; len(n) == 19 {
+			name = "Proxy-Authorization"
 		}
-	case 7:
-		if EqualFold(n, "Upgrade") {
-			return Upgrade
+	case 't':
+		switch len(n) {
+		case 2:
+			name, k = "TE", te
+		case 7:
+			name = "Trailer"
+		case 17:
+			name, k = "Transfer-Encoding", transferEncoding
 		}
-		if EqualFold(n, "Trailer") {
-			return Trailer
-		}
-	case 10:
-		if EqualFold(n, "Connection") {
-			return Connection
-		}
-		if EqualFold(n, "Keep-Alive") {
-			return KeepAlive
-		}
-	case 14:
-		if EqualFold(n, "Content-Length") {
-			return ContentLength
-		}
-		if EqualFold(n, "HTTP2-Settings") {
-			return HTTP2Settings
-		}
-	case 16:
-		if EqualFold(n, "Proxy-Connection") {
-			return ProxyConnection
-		}
-	case 17:
-		if EqualFold(n, "Transfer-Encoding") {
-			return TransferEncoding
-		}
-	case 18:
-		if EqualFold(n, "Proxy-Authenticate") {
-			return ProxyAuthenticate
-		}
-	case 19:
-		if EqualFold(n, "Proxy-Authorization") {
-			return ProxyAuthorization
-		}
+	case 'u':
+		name, k = "Upgrade", upgrade
 	}
-	return Other
+	if len(n) == len(name) && EqualFold(n, name) {
+		return k
+	}
+	return other
 }
 
 // ParseLength accepts digits only: no sign, no space, no list.
