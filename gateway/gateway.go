@@ -34,6 +34,10 @@ type Exchange struct {
 	Node       *Node     // set by the balancer
 	Consumers  ConsumerFinder
 
+	// Reuse is the handler's: what it leaves here it finds again with a later
+	// exchange that has the same memory, or nil.
+	Reuse any
+
 	Now          func() time.Time // nil: time.Now
 	Start        time.Time        // first byte of the request
 	End          time.Time        // the answer was made and sent; zero before the log phase
@@ -98,7 +102,7 @@ func JSONReply(status int, v any) *Reply {
 	if err != nil {
 		return &Reply{Status: 500, Err: err}
 	}
-	return &Reply{Status: status, Header: []Field{{"Content-Type", "text/plain; charset=utf-8"}}, Body: append(b, '\n')}
+	return &Reply{Status: status, Header: []Field{{Name: "Content-Type", Value: "text/plain; charset=utf-8"}}, Body: append(b, '\n')}
 }
 
 // The phases, in the order they run. A plugin instance implements those it

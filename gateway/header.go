@@ -86,7 +86,7 @@ func (h *Header) Values(name string) iter.Seq[string] {
 func (h *Header) Set(name, value string) {
 	for i := range h.fields {
 		if h1.EqualFold(h.fields[i].Name, name) {
-			h.fields[i] = Field{name, clean(value)}
+			h.fields[i] = Field{Name: name, Value: clean(value)}
 			h.del(i+1, func(f Field) bool { return h1.EqualFold(f.Name, name) })
 			return
 		}
@@ -96,13 +96,13 @@ func (h *Header) Set(name, value string) {
 
 // Add appends a field.
 func (h *Header) Add(name, value string) {
-	h.fields = append(h.fields, Field{name, clean(value)})
+	h.fields = append(h.fields, Field{Name: name, Value: clean(value)})
 }
 
 // Append appends a field whose value is known to be clean: the engine has
 // parsed it.
 func (h *Header) Append(name, value string) {
-	h.fields = append(h.fields, Field{name, value})
+	h.fields = append(h.fields, Field{Name: name, Value: value})
 }
 
 // Take exchanges the fields for those of a parsed message, which are clean. The

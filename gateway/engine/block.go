@@ -1,9 +1,6 @@
 package engine
 
-import (
-	"sync"
-	"unsafe"
-)
+import "unsafe"
 
 // block is memory that messages are received into. Heads are given out as
 // strings that point into it, without a copy; what was given out is never
@@ -20,8 +17,6 @@ const (
 	blockSize = 16 << 10
 	minSpace  = 4 << 10 // a smaller rest is not worth a system call
 )
-
-var blocks = sync.Pool{New: func() any { return new(block) }}
 
 // space returns room to receive into, at least minSpace bytes.
 func (k *block) space() []byte {

@@ -37,9 +37,7 @@ type conn struct {
 	out    []byte // what step sends
 	err    error  // of step
 	asked  bool   // step has sent everything
-	in     *block // nil: nothing received
-	head   h1.Head
-	chunks h1.Chunks
+	s      *Scratch
 	left   int64 // of a body with a length
 	kind   bodyKind
 	done   bool // the answer was read to its end
@@ -74,7 +72,7 @@ var _ Answer = (*conn)(nil)
 var errStale = errors.New("the idle connection has ended")
 
 func (k *conn) begin(ctx context.Context, c *Call, resp *gateway.Response) {
-	k.call, k.resp = c, resp
+	k.call, k.resp, k.s = c, resp, c.Scratch
 	k.kind, k.done, k.broken, k.up, k.closed = bodyNone, false, false, false, false
 	k.sending, k.sendErr, k.sent, k.err = nil, nil, false, nil
 	k.mu.Lock()
@@ -222,22 +220,17 @@ func (k *conn) step(fd uintptr) bool {
 	case n == 0:
 		k.err = io.ErrUnexpectedEOF
 	}
-	k.in.got(n)
+	k.s.in.got(n)
 	return true
 }
 
-func (k *conn) space() []byte {
-	if k.in == nil {
-		k.in = blocks.Get().(*block)
-	}
-	return k.in.space()
-}
+func (k *conn) space() []byte { return k.s.in.space() }
 
 // more waits for further bytes.
 func (k *conn) more() error {
 	n, err := k.nc.Read(k.space())
 	if n > 0 {
-		k.in.got(n)
+		k.s.in.got(n)
 		return nil
 	}
 	if err == io.EOF {
@@ -250,19 +243,19 @@ func (k *conn) more() error {
 func (k *conn) readHead() error {
 	seen := 0
 	for interim := 0; interim <= maxInterim; {
-		h := &k.head
-		n, err := h.ReadResponse(k.in.text(), seen, &answerLimits)
+		h := &k.s.head
+		n, err := h.ReadResponse(k.s.in.text(), seen, &answerLimits)
 		if err != nil {
 			return err
 		}
 		if n == 0 {
-			seen = len(k.in.pending())
+			seen = len(k.s.in.pending())
 			if err := k.more(); err != nil {
 				return err
 			}
 			continue
 		}
-		k.in.keep(n)
+		k.s.in.keep(n)
 		seen = 0
 		k.resp.Status = h.Status
 		k.resp.Header.Take(&h.Fields)
@@ -291,7 +284,7 @@ func (k *conn) readHead() error {
 
 // frame finds where the body ends (RFC 9112, section 6.3).
 func (k *conn) frame() {
-	h := &k.head
+	h := &k.s.head
 	k.broken = k.broken || h.Close
 	k.resp.Length = h.Length
 	switch {
@@ -299,7 +292,7 @@ func (k *conn) frame() {
 		k.done = true
 	case h.Chunked:
 		k.kind, k.resp.Length = bodyChunked, -1
-		k.chunks.Reset()
+		k.s.chunks.Reset()
 	case h.Length >= 0:
 		k.kind, k.left = bodyLength, h.Length
 		k.done = h.Length == 0
@@ -308,11 +301,18 @@ func (k *conn) frame() {
 	}
 }
 
-func (k *conn) pending() []byte {
-	if k.in == nil {
-		return nil
+func (k *conn) pending() []byte { return k.s.in.pending() }
+
+// Whole returns the body when all of it is there.
+func (k *conn) Whole() ([]byte, bool) {
+	b := k.pending()
+	if k.done || k.kind != bodyLength || int64(len(b)) < k.left {
+		return nil, false
 	}
-	return k.in.pending()
+	b = b[:k.left:k.left]
+	k.s.in.skip(len(b))
+	k.left, k.done = 0, true
+	return b, true
 }
 
 // Read reads the body, each time for at most the read timeout.
@@ -328,7 +328,7 @@ func (k *conn) Read(p []byte) (n int, err error) {
 	}
 	if b := k.pending(); len(b) > 0 {
 		n = copy(p, b)
-		k.in.skip(n)
+		k.s.in.skip(n)
 	} else {
 		k.wait(k.call.Timeout.Read)
 		if n, err = k.nc.Read(p); n == 0 && err != nil {
@@ -350,16 +350,16 @@ func (k *conn) Read(p []byte) (n int, err error) {
 
 func (k *conn) readChunked(p []byte) (int, error) {
 	for {
-		nd, ns, err := k.chunks.Decode(p, k.pending())
+		nd, ns, err := k.s.chunks.Decode(p, k.pending())
 		if ns > 0 {
-			k.in.skip(ns)
+			k.s.in.skip(ns)
 		}
 		if err != nil {
 			return nd, k.fail(err)
 		}
-		if k.chunks.Done() {
+		if k.s.chunks.Done() {
 			k.done = true
-			for _, f := range k.chunks.Trailer() {
+			for _, f := range k.s.chunks.Trailer() {
 				k.resp.Trailer.Append(f.Name, f.Value)
 			}
 			return nd, io.EOF
@@ -427,11 +427,7 @@ func (k *conn) finish(whole bool) {
 	}
 	keep := k.call.Keep
 	extra := len(k.pending()) > 0 // an answer nobody asked for
-	if k.in != nil {
-		k.in.drop()
-		blocks.Put(k.in)
-		k.in = nil
-	}
+	k.s.in.drop()
 	k.mu.Lock()
 	k.ctx, k.due = nil, 0
 	if k.timer {
@@ -440,7 +436,7 @@ func (k *conn) finish(whole bool) {
 	}
 	ended := k.ended
 	k.mu.Unlock()
-	k.call, k.resp, k.out = nil, nil, nil
+	k.call, k.resp, k.out, k.s = nil, nil, nil, nil
 	if !whole || k.broken || !k.done || ended || extra {
 		k.cut()
 		return
@@ -468,7 +464,7 @@ type nodeTunnel struct{ k *conn }
 func (t nodeTunnel) Read(p []byte) (int, error) {
 	if b := t.k.pending(); len(b) > 0 {
 		n := copy(p, b)
-		t.k.in.skip(n)
+		t.k.s.in.skip(n)
 		return n, nil
 	}
 	return t.k.nc.Read(p)

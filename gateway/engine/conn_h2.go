@@ -171,6 +171,9 @@ func (a *h2Answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Whole is not known either.
+func (a *h2Answer) Whole() ([]byte, bool) { return nil, false }
+
 // Buffered is not known; every read may wait.
 func (a *h2Answer) Buffered() bool { return false }
 

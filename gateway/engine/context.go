@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // lazyContext ends with its parent or by end. The channel of Done is made only
@@ -10,16 +11,14 @@ import (
 // does not close the channel, whoever ends it must call end.
 type lazyContext struct {
 	context.Context // the parent
+	ended           atomic.Bool
 	mu              sync.Mutex
-	done            chan struct{} // guarded by mu
-	err             error         // guarded by mu
+	done            chan struct{} // guarded by mu; closed when ended
 }
 
 func (x *lazyContext) Err() error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.err != nil {
-		return x.err
+	if x.ended.Load() {
+		return context.Canceled
 	}
 	return x.Context.Err()
 }
@@ -29,7 +28,7 @@ func (x *lazyContext) Done() <-chan struct{} {
 	defer x.mu.Unlock()
 	if x.done == nil {
 		x.done = make(chan struct{})
-		if x.err != nil {
+		if x.ended.Load() {
 			close(x.done)
 		}
 	}
@@ -39,10 +38,7 @@ func (x *lazyContext) Done() <-chan struct{} {
 func (x *lazyContext) end() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.err == nil {
-		x.err = context.Canceled
-		if x.done != nil {
-			close(x.done)
-		}
+	if !x.ended.Swap(true) && x.done != nil {
+		close(x.done)
 	}
 }

@@ -97,7 +97,7 @@ func clearExchange(x *gateway.Exchange) {
 	for _, h := range [...]*gateway.Header{&req, &resp, &ans, &up, &down} {
 		h.Reset()
 	}
-	*x = gateway.Exchange{Answer: ans}
+	*x = gateway.Exchange{Answer: ans, Reuse: x.Reuse}
 	x.Req.Header, x.Resp.Header, x.Req.Trailer, x.Resp.Trailer = req, resp, up, down
 }
 

@@ -44,11 +44,21 @@ type Call struct {
 	Stop    interface{ StopBody() }
 	Upgrade string // ask to switch to this protocol
 	// Info is told of interim answers; may be nil.
-	Info func(status int, h *gateway.Header)
+	Info    func(status int, h *gateway.Header)
+	Scratch *Scratch // nil: its own
 }
 
 func (c *Call) secure() bool { return c.Scheme == "https" || c.Scheme == "grpcs" }
 func (c *Call) http2() bool  { return c.Scheme == "grpc" || c.Scheme == "grpcs" }
+
+// Scratch is the memory of a call. It belongs to the caller, who may use it for
+// one call after another, never for two at once.
+type Scratch struct {
+	out    []byte // the request's head, and a small body
+	in     block  // the answer, as received
+	head   h1.Head
+	chunks h1.Chunks
+}
 
 // Answer is what follows the head of an upstream's answer. It belongs to the
 // goroutine of the exchange and must be closed.
@@ -56,6 +66,9 @@ type Answer interface {
 	// Read reads the body, each time for at most the read timeout. After
 	// io.EOF resp.Trailer of the call is complete.
 	Read(p []byte) (int, error)
+	// Whole returns the body when all of it is there, and counts as reading
+	// it. It is good until Close.
+	Whole() (body []byte, ok bool)
 	// Buffered says whether more of the body is there without waiting.
 	Buffered() bool
 	// Close gives the connection back, or cuts it when the answer was not read
@@ -315,30 +328,31 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 	if c.http2() {
 		return t.sendHTTP2(ctx, c, resp)
 	}
-	out := outs.Get().(*[]byte)
-	*out = appendCall((*out)[:0], c)
+	if c.Scratch == nil {
+		c.Scratch = new(Scratch)
+	}
+	out := appendCall(c.Scratch.out[:0], c)
 	rest := c.Length != 0 // a part of the body is still to be sent
 	for {
 		k, err := t.get(ctx, c)
 		if err != nil {
-			outs.Put(out)
 			return nil, callError(StageConnect, false, err)
 		}
 		k.begin(ctx, c, resp)
 		if rest && c.Length > 0 && c.Length <= maxWhole {
 			if b, ok := c.Body.(interface{ Whole() ([]byte, bool) }); ok {
 				if p, ok := b.Whole(); ok {
-					*out = append(*out, p...)
+					out = append(out, p...)
 					rest = false
 				}
 			}
 		}
-		stage, err := k.send(*out, rest)
+		c.Scratch.out = out
+		stage, err := k.send(out, rest)
 		if err == errStale { // it had ended while it was idle, nothing was sent
 			k.finish(false)
 			continue
 		}
-		outs.Put(out)
 		if err == nil {
 			return k, nil
 		}
@@ -355,9 +369,6 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 
 // maxWhole is the largest body that leaves in one piece with its head.
 const maxWhole = 16 << 10
-
-// outs are buffers for what is sent to upstreams.
-var outs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
 func appendCall(b []byte, c *Call) []byte {
 	b = append(append(b, c.Method...), ' ')

@@ -39,7 +39,10 @@ func (t *tries) String() string {
 func (f *flight) forward() *gateway.Reply {
 	x, w := f.x, f.w
 	up := x.Route.Upstream
-	start := f.p.cfg.Now()
+	start := x.Start
+	if f.busy() {
+		start = f.p.cfg.Now()
+	}
 	for fresh := false; ; {
 		node, err := f.pick(up, fresh)
 		if err != nil {
@@ -114,7 +117,7 @@ func (f *flight) compose(up *gateway.Upstream, node *gateway.Node) {
 	*c = engine.Call{
 		Scheme: up.Scheme, Addr: node.Addr, TLS: up.TLS, Keep: up.KeepAlive, Timeout: x.Route.Timeout,
 		Method: x.Req.Method, Target: x.Req.Target, Host: x.Req.Authority, Header: &f.header,
-		Body: x.Req.Body, Length: x.Req.Length, Trailer: &x.Req.Trailer, Trailers: x.Req.Trailers, Stop: f.w, Info: f.info,
+		Body: x.Req.Body, Length: x.Req.Length, Trailer: &x.Req.Trailer, Trailers: x.Req.Trailers, Stop: f.w, Info: f.info, Scratch: &f.scratch,
 	}
 	if x.Out.Method != "" {
 		c.Method = x.Out.Method
@@ -224,14 +227,17 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 		return r
 	}
 	filtered := f.filtersBody()
-	none := x.Req.Method == "HEAD" || x.Resp.Status == 204 || x.Resp.Status == 304
-	if filtered && !none {
+	if x.Req.Method == "HEAD" || x.Resp.Status == 204 || x.Resp.Status == 304 {
+		w.Head()
+		return nil
+	}
+	if all, ok := body.Whole(); ok {
+		return f.relayWhole(all, filtered)
+	}
+	if filtered {
 		x.Resp.Length = -1
 	}
 	w.Head()
-	if none {
-		return nil
-	}
 	if !filtered {
 		if done, ok := f.splice(body); done {
 			if !ok {
@@ -287,6 +293,19 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 			}
 		}
 	}
+}
+
+// relayWhole sends an answer that has come in one piece.
+func (f *flight) relayWhole(body []byte, filtered bool) *gateway.Reply {
+	if filtered {
+		if r := f.guarded(func() *gateway.Reply { body = f.bodyFilter(body, true); return nil }); r != nil {
+			return r
+		}
+		f.x.Resp.Length = int64(len(body))
+	}
+	f.w.Head()
+	f.write(body)
+	return nil
 }
 
 // spliceFrom is the size from which a body is moved inside the kernel: below

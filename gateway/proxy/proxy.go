@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,9 +53,8 @@ type Local struct {
 
 // Proxy answers requests. It is the engine's Handler.
 type Proxy struct {
-	cfg     Config
-	panics  prometheus.Counter
-	flights sync.Pool // of *flight
+	cfg    Config
+	panics prometheus.Counter
 }
 
 var _ engine.Handler = (*Proxy)(nil)
@@ -75,7 +73,6 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, panics: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "gatehouse_plugin_panics_total", Help: "Requests that ended because a plugin panicked.",
 	})}
-	p.flights.New = newFlight
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(p.panics); err != nil {
 			return nil, err
@@ -94,7 +91,11 @@ func (p *Proxy) Serve(x *gateway.Exchange, w *engine.Writer) {
 			return
 		}
 	}
-	f := p.flights.Get().(*flight)
+	f, ok := x.Reuse.(*flight)
+	if !ok {
+		f = newFlight()
+		x.Reuse = f
+	}
 	f.begin(p, x, w)
 	f.run()
 	f.end()
@@ -118,9 +119,10 @@ type flight struct {
 	tries  tries
 	failed string // why, for the log
 
-	call   engine.Call
-	header gateway.Header // of the call
-	info   func(status int, h *gateway.Header)
+	call    engine.Call
+	scratch engine.Scratch // of the call
+	header  gateway.Header // of the call
+	info    func(status int, h *gateway.Header)
 
 	localPort uint16 // and its text, of the request before
 	localText string
@@ -128,7 +130,7 @@ type flight struct {
 
 var noChain = &gateway.Chain{}
 
-func newFlight() any {
+func newFlight() *flight {
 	f := &flight{}
 	f.info = f.interim
 	return f
@@ -142,12 +144,11 @@ func (f *flight) begin(p *Proxy, x *gateway.Exchange, w *engine.Writer) {
 // end leaves nothing of the request behind.
 func (f *flight) end() {
 	f.header.Reset()
-	p, t := f.p, f.tries
+	t := f.tries
 	clear(t.nodes)
 	f.p, f.x, f.w, f.snap, f.target, f.global, f.chain = nil, nil, nil, nil, nil, nil, nil
 	f.trust, f.failed, f.call = false, "", engine.Call{}
 	f.tries = tries{nodes: t.nodes[:0], codes: t.codes[:0]}
-	p.flights.Put(f)
 }
 
 // run is the life of a request.
@@ -247,6 +248,11 @@ func (f *flight) merge() *gateway.Reply {
 	}
 	f.chain = m.Chain
 	return rewrite(f.x, m.Added)
+}
+
+// busy says whether plugins had a part in the time since the request came.
+func (f *flight) busy() bool {
+	return len(f.global.Rewrite)+len(f.global.Access)+len(f.chain.Rewrite)+len(f.chain.Access) > 0
 }
 
 func rewrite(x *gateway.Exchange, list []gateway.Rewriter) *gateway.Reply {
