@@ -54,6 +54,24 @@ func (l *Listen) FromScalar(s string) error {
 // Addr is the address for net.Listen.
 func (l Listen) Addr() string { return net.JoinHostPort(l.IP, strconv.Itoa(l.Port)) }
 
+// TLSListen is an address that serves HTTPS: a port, or ip and port.
+type TLSListen struct {
+	IP          string `yaml:"ip"`
+	Port        int    `yaml:"port" min:"0" max:"65535"`
+	EnableHTTP3 bool   `yaml:"enable_http3"`
+}
+
+// FromScalar reads "9443" or "127.0.0.1:9443".
+func (l *TLSListen) FromScalar(s string) error {
+	var plain Listen
+	err := plain.FromScalar(s)
+	l.IP, l.Port = plain.IP, plain.Port
+	return err
+}
+
+// Addr is the address for net.Listen.
+func (l TLSListen) Addr() string { return Listen{l.IP, l.Port}.Addr() }
+
 // AdminKey is one key of the gateway's Admin API.
 type AdminKey struct {
 	Name string `yaml:"name"`
@@ -75,9 +93,9 @@ type GatewayConfig struct {
 		ShowUpstreamStatus bool     `yaml:"show_upstream_status_in_response_header" default:"false" doc:"always answer X-APISIX-Upstream-Status, not only for 5xx"`
 		TrustedAddresses   []string `yaml:"trusted_addresses" doc:"addresses or networks of proxies whose X-Forwarded-* are believed"`
 		SSL                struct {
-			Enable      bool     `yaml:"enable" default:"true" doc:"serve HTTPS with the certificates of the ssls resource"`
-			Listen      []Listen `yaml:"listen" default:"9443" doc:"where HTTPS is served"`
-			FallbackSNI string   `yaml:"fallback_sni" doc:"server name assumed when a client sends none"`
+			Enable      bool        `yaml:"enable" default:"true" doc:"serve HTTPS with the certificates of the ssls resource"`
+			Listen      []TLSListen `yaml:"listen" default:"9443" doc:"where HTTPS is served: ports or {ip, port, enable_http3}; enable_http3: true (default false) serves HTTP/3 on the UDP port of the same number and says so in Alt-Svc"`
+			FallbackSNI string      `yaml:"fallback_sni" doc:"server name assumed when a client sends none"`
 		} `yaml:"ssl"`
 	} `yaml:"apisix"`
 	NginxConfig struct {
@@ -92,7 +110,7 @@ type GatewayConfig struct {
 			ClientMaxHeaders    int           `yaml:"client_max_headers" min:"1" default:"200" doc:"header fields of a request; beyond: 431"`
 			ClientMaxURISize    int           `yaml:"client_max_uri_size" min:"64" default:"16384" doc:"bytes of a request target; beyond: 414"`
 			TunnelTimeout       time.Duration `yaml:"tunnel_timeout" default:"1h" doc:"longest silence of an upgraded connection (WebSocket)"`
-			HTTP2MaxStreams     int           `yaml:"http2_max_concurrent_streams" min:"1" default:"100" doc:"requests at once on one HTTP/2 connection"`
+			HTTP2MaxStreams     int           `yaml:"http2_max_concurrent_streams" min:"1" default:"100" doc:"requests at once on one connection of HTTP/2 or HTTP/3"`
 			MaxConnections      int           `yaml:"max_connections" min:"0" default:"0" doc:"open connections of a listener; 0: no limit, beyond: closed at once"`
 			MaxConnectionsPeer  int           `yaml:"max_connections_per_address" min:"0" default:"0" doc:"open connections of one client address; 0: no limit, beyond: closed at once"`
 		} `yaml:"http"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -118,13 +119,9 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	}
 	if g.APISIX.SSL.Enable {
 		for _, at := range g.APISIX.SSL.Listen {
-			l, err := listenTCP(at.Addr(), "gateway.apisix.ssl.listen (GATEWAY_APISIX_SSL_LISTEN)")
-			if err != nil {
+			if err := d.serveTLS(at, part.server, running); err != nil {
 				return err
 			}
-			secure := listen.TLS(l, running, d.log)
-			d.task(func() { d.fail(part.server.Serve(secure)) })
-			d.log.Info("gateway", "addr", l.Addr().String(), "tls", true)
 		}
 	}
 	l, err := listenTCP(g.Deployment.Admin.AdminListen.Addr(), "gateway.deployment.admin.admin_listen (GATEWAY_DEPLOYMENT_ADMIN_ADMIN_LISTEN)")
@@ -142,6 +139,29 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 		mux.Handle("GET "+prom.ExportURI, promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 		d.servers.add(l, mux, nil)
 	}
+	return nil
+}
+
+// serveTLS serves HTTPS, and HTTP/3 where that is on.
+func (d *Daemon) serveTLS(at TLSListen, server *engine.Server, certs listen.Certificates) error {
+	const setting = "gateway.apisix.ssl.listen (GATEWAY_APISIX_SSL_LISTEN)"
+	l, err := listenTCP(at.Addr(), setting)
+	if err != nil {
+		return err
+	}
+	secure := listen.TLS(l, certs, d.log)
+	if at.EnableHTTP3 {
+		at.Port = l.Addr().(*net.TCPAddr).Port // it may have been 0
+		pc, err := listen.UDP(context.Background(), at.Addr())
+		if err != nil {
+			secure.Close()
+			return &busyPort{at.Addr() + " (udp)", setting, err}
+		}
+		server.Advertise(secure, fmt.Sprintf("h3=\":%d\"; ma=86400", at.Port))
+		d.task(func() { d.fail(server.ServeQUIC(pc, listen.QUIC(certs))) })
+	}
+	d.task(func() { d.fail(server.Serve(secure)) })
+	d.log.Info("gateway", "addr", l.Addr().String(), "tls", true, "http3", at.EnableHTTP3)
 	return nil
 }
 

@@ -23,6 +23,7 @@ const (
 	ordinary special = iota
 	kept
 	date
+	altSvc
 )
 
 func specialField(name string) special {
@@ -32,6 +33,10 @@ func specialField(name string) special {
 		return ordinary
 	}
 	switch name[0] | 0x20 {
+	case 'a':
+		if h1.EqualFold(name, "Alt-Svc") {
+			return altSvc
+		}
 	case 'd':
 		if h1.EqualFold(name, "Date") {
 			return date
@@ -60,20 +65,26 @@ func specialField(name string) special {
 	return ordinary
 }
 
-// appendFields writes the fields of an answer, and a Date when it has none.
+// appendFields writes the fields of an answer, and a Date and the listener's
+// Alt-Svc when it has none.
 func (c *client) appendFields(out []byte, h *gateway.Header) []byte {
-	dated := false
+	dated, advertised := false, c.altSvc == ""
 	for _, f := range h.Fields() {
 		switch specialField(f.Name) {
 		case kept:
 			continue
 		case date:
 			dated = true
+		case altSvc:
+			advertised = true
 		}
 		out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
 	}
 	if !dated {
 		out = append(append(append(out, "Date: "...), *c.srv.date.Load()...), "\r\n"...)
+	}
+	if !advertised {
+		out = append(append(append(out, "Alt-Svc: "...), c.altSvc...), "\r\n"...)
 	}
 	return out
 }

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -57,7 +58,7 @@ type Limits struct {
 	Requests     int           // on one connection; 0: no limit
 	Conns        int           // open connections per listener; 0: no limit, beyond: closed at once
 	ConnsPerAddr int           // open connections of one client address; 0: no limit, beyond: closed at once
-	Streams      int           // requests at once on one HTTP/2 connection; 100
+	Streams      int           // requests at once on one connection of HTTP/2 or HTTP/3; 100
 }
 
 func (l *Limits) defaults() {
@@ -96,7 +97,7 @@ type ServerConfig struct {
 }
 
 // Server serves HTTP/1.1 and HTTP/2, the latter over TLS or by prior
-// knowledge.
+// knowledge, and HTTP/3 (ServeQUIC).
 type Server struct {
 	cfg     ServerConfig
 	heads   h1.Limits
@@ -107,15 +108,16 @@ type Server struct {
 	turned  atomic.Int64 // connections closed for a limit
 	shed    atomic.Int64 // connections that fell idle since memory was given back
 
-	mu        sync.Mutex
-	links     map[link]struct{}    // guarded by mu; every open connection of a client
-	addrs     map[netip.Addr]int   // guarded by mu; connections by client, when that is limited
-	listeners map[net.Listener]int // guarded by mu; and their connections
-	done      bool                 // guarded by mu: stopping
-	empty     chan struct{}        // guarded by mu: closed when done and the last link is gone
-	sweeping  bool                 // guarded by mu: the sweeper runs
-	sweeps    sync.WaitGroup       // the sweeper
-	halt      chan struct{}        // ends the sweeper
+	mu         sync.Mutex
+	links      map[link]struct{}       // guarded by mu; every open connection of a client
+	addrs      map[netip.Addr]int      // guarded by mu; connections by client, when that is limited
+	listeners  map[io.Closer]int       // guarded by mu; and their connections
+	advertised map[net.Listener]string // guarded by mu; the Alt-Svc of TLS listeners
+	done       bool                    // guarded by mu: stopping
+	empty      chan struct{}           // guarded by mu: closed when done and the last link is gone
+	sweeping   bool                    // guarded by mu: the sweeper runs
+	sweeps     sync.WaitGroup          // the sweeper
+	halt       chan struct{}           // ends the sweeper
 }
 
 // link is a connection of a client, as the server that looks after it sees it.
@@ -130,14 +132,15 @@ type link interface {
 
 // wire is what is known of a connection before its first byte.
 type wire struct {
-	nc    net.Conn
+	nc    net.Conn             // nil: QUIC
 	tcp   *net.TCPConn         // below nc; nil: none
 	tls   *tls.ConnectionState // nil: plain
 	peer  netip.AddrPort
 	local netip.AddrPort
 	ip    string // of peer
 
-	listener net.Listener
+	altSvc   string // what answers say of HTTP/3; "": nothing
+	listener io.Closer
 }
 
 // NewServer makes a server that listens nowhere yet.
@@ -152,11 +155,20 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.RealIPHeader == "" {
 		cfg.RealIPHeader = "X-Real-IP"
 	}
-	s := &Server{cfg: cfg, links: map[link]struct{}{}, addrs: map[netip.Addr]int{}, listeners: map[net.Listener]int{}, halt: make(chan struct{})}
+	s := &Server{cfg: cfg, links: map[link]struct{}{}, addrs: map[netip.Addr]int{}, listeners: map[io.Closer]int{}, advertised: map[net.Listener]string{}, halt: make(chan struct{})}
 	s.heads = h1.Limits{Head: cfg.Limits.Head, Target: cfg.Limits.URI, Fields: cfg.Limits.Fields}
 	s.actives.New = func() any { return new(active) }
 	s.setClock(time.Now())
 	return s
+}
+
+// Advertise lets the answers on TLS connections of l say where HTTP/3 is
+// served, in the field Alt-Svc (RFC 7838), unless they say it themselves. It is
+// called before Serve.
+func (s *Server) Advertise(l net.Listener, altSvc string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.advertised[l] = altSvc
 }
 
 // Serve answers the connections of l until Stop. Connections are TCP, or
@@ -202,7 +214,7 @@ func transient(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-func (s *Server) open(l net.Listener) bool {
+func (s *Server) open(l io.Closer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done {
@@ -216,7 +228,7 @@ func (s *Server) open(l net.Listener) bool {
 	return true
 }
 
-func (s *Server) close(l net.Listener) {
+func (s *Server) close(l io.Closer) {
 	l.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -252,6 +264,9 @@ func (s *Server) admit(l net.Listener, nc net.Conn) {
 		return
 	}
 	w.ip, w.listener = w.peer.Addr().String(), l
+	if w.tls != nil {
+		w.altSvc = s.altSvc(l)
+	}
 	if proto != "h2" {
 		go newClient(s, w).serve()
 		return
@@ -262,7 +277,13 @@ func (s *Server) admit(l net.Listener, nc net.Conn) {
 	}()
 }
 
-func (s *Server) count(l net.Listener, a netip.Addr) bool {
+func (s *Server) altSvc(l net.Listener) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.advertised[l]
+}
+
+func (s *Server) count(l io.Closer, a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if lim := s.cfg.Limits.Conns; s.done || lim > 0 && s.listeners[l] >= lim {
@@ -410,9 +431,10 @@ func (s *Server) Connections() int {
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	t, ok := a.(interface{ AddrPort() netip.AddrPort }) // of TCP or UDP
+	if !ok {
+		return netip.AddrPort{}
 	}
-	return netip.AddrPort{}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

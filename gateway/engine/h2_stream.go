@@ -245,12 +245,15 @@ func (st *h2stream) encode(status int, h *gateway.Header, length int64) []byte {
 		_ = c.enc.WriteField(hpack.HeaderField{Name: ":status", Value: statusText(status)})
 	}
 	dated := status < 200
+	advertised := status < 200 || c.altSvc == ""
 	for _, f := range h.Fields() {
 		switch specialField(f.Name) {
 		case kept:
 			continue
 		case date:
 			dated = true
+		case altSvc:
+			advertised = true
 		}
 		name := f.Name
 		if hasUpper(name) {
@@ -260,6 +263,9 @@ func (st *h2stream) encode(status int, h *gateway.Header, length int64) []byte {
 	}
 	if !dated {
 		_ = c.enc.WriteField(hpack.HeaderField{Name: "date", Value: *c.srv.date.Load()})
+	}
+	if !advertised {
+		_ = c.enc.WriteField(hpack.HeaderField{Name: "alt-svc", Value: c.altSvc})
 	}
 	if length >= 0 {
 		_ = c.enc.WriteField(hpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(length, 10)})
