@@ -45,6 +45,8 @@ type Exchange struct {
 	FromUpstream bool             // the answer is the upstream's
 	BytesIn      int64            // request line, header and body as received
 	BytesOut     int64            // status line, header and body as sent
+	HeadOut      int64            // of BytesOut: status line and header
+	Failed       string           // why the answer is not what was asked for, for the log; "": it is
 }
 
 // Request is what the client asked.

@@ -93,6 +93,12 @@ func (x *Exchange) Var(name string) (string, bool) {
 		return strconv.FormatInt(x.BytesIn, 10), true
 	case "bytes_sent":
 		return strconv.FormatInt(x.BytesOut, 10), true
+	case "body_bytes_sent":
+		return strconv.FormatInt(max(0, x.BytesOut-x.HeadOut), 10), true
+	case "request_id", "apisix_request_id":
+		return x.Req.field("x_request_id")
+	case "opentelemetry_trace_id", "opentelemetry_span_id", "opentelemetry_context_traceparent":
+		return x.traceVar(name)
 	}
 	if v, ok, known := x.resourceVar(name); known {
 		return v, ok
@@ -166,6 +172,21 @@ func (x *Exchange) resourceVar(name string) (v string, ok, known bool) {
 		return "", false, false
 	}
 	return v, v != "", true
+}
+
+// traceVar is the trace context as it came: a plugin that makes one sets the
+// field.
+func (x *Exchange) traceVar(name string) (string, bool) {
+	trace, span, ok := x.Req.TraceParent()
+	switch {
+	case !ok:
+		return "", false
+	case name == "opentelemetry_trace_id":
+		return trace, true
+	case name == "opentelemetry_span_id":
+		return span, true
+	}
+	return x.Req.Header.Get("traceparent"), true
 }
 
 func (x *Exchange) timeVar(name string) (string, bool) {

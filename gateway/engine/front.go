@@ -64,7 +64,9 @@ func (w *Writer) Head() {
 	}
 	w.sent = true
 	w.none = w.x.Req.Method == "HEAD" || w.x.Resp.Status == 204 || w.x.Resp.Status == 304
+	before := w.x.BytesOut
 	w.f.head(w)
+	w.x.HeadOut = w.x.BytesOut - before
 }
 
 // Info sends an interim answer, 102 to 199.
@@ -142,6 +144,7 @@ func (w *Writer) Upgrade(protocol string) (io.ReadWriteCloser, error) {
 	c, err := w.f.upgrade(w, protocol)
 	if err == nil {
 		w.sent, w.taken = true, true
+		w.x.HeadOut = w.x.BytesOut
 	}
 	return c, err
 }

@@ -38,7 +38,7 @@ func isHop(name string) bool {
 }
 
 // spoken is what a field of a client says that only a proxy or this gateway
-// may say.
+// may say, or that must be well formed.
 type spoken uint8
 
 const (
@@ -50,6 +50,7 @@ const (
 	xProto
 	xHost
 	xPort
+	traced // traceparent, tracestate
 )
 
 // speaks classifies a field name.
@@ -63,6 +64,11 @@ func speaks(name string) spoken {
 			return forwarded
 		}
 		return nothing
+	case 't':
+		if h1.EqualFold(name, "traceparent") || h1.EqualFold(name, "tracestate") {
+			return traced
+		}
+		return nothing
 	case 'x':
 	default:
 		return nothing
@@ -72,7 +78,7 @@ func speaks(name string) spoken {
 	}
 	if strings.IndexByte(name, '_') >= 0 {
 		plain := strings.ReplaceAll(name, "_", "-")
-		if s := speaks(plain); s >= xForwarded {
+		if s := speaks(plain); s >= xForwarded && s <= xPort {
 			return misspelt
 		} else if s == identity {
 			return identity
@@ -111,7 +117,7 @@ func (f *flight) introduce() {
 	h := &f.x.Req.Header
 	f.trust = f.trusted()
 	trust := f.trust
-	var proto, host, port bool
+	var proto, host, port, trace bool
 	h.DelFunc(func(field gateway.Field) bool {
 		switch speaks(field.Name) {
 		case identity, misspelt:
@@ -127,9 +133,14 @@ func (f *flight) introduce() {
 		case xPort:
 			port = trust && field.Value != ""
 			return !port
+		case traced:
+			trace = true
 		}
 		return false
 	})
+	if trace {
+		f.x.Req.CheckTrace()
+	}
 	if !proto {
 		h.Append("X-Forwarded-Proto", f.x.Req.Scheme)
 	}
