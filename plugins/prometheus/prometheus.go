@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -42,7 +41,6 @@ type logger struct {
 	Config
 	metrics *metrics
 	off     disabled
-	recent  recent
 }
 
 var _ gateway.Logger = (*logger)(nil)
@@ -69,31 +67,12 @@ type result struct {
 // register makes the metrics and puts them into the registry, or takes those
 // an earlier instance put there.
 func register(r prometheus.Registerer, log *slog.Logger) *result {
-	m := &metrics{log: log, max: maxSeries, statuses: map[statusKey]prometheus.Counter{}, latencies: map[latencyKey]*latencies{}, bytes: map[flowKey]*bytes{}}
-	m.status = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_http_status", Help: "Answers by status and what they were for."}, statusLabels[:])
-	m.latency = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "apisix_http_latency", Help: "Milliseconds a request took: whole, in the upstream, in the gateway.", Buckets: buckets}, flowLabels[:])
-	m.bandwidth = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apisix_bandwidth", Help: "Bytes received from and sent to clients."}, flowLabels[:])
-	m.requests = prometheus.NewCounter(prometheus.CounterOpts{Name: "apisix_http_requests_total", Help: "Requests answered."})
-	m.overflow = prometheus.NewCounter(prometheus.CounterOpts{Name: "gatehouse_metrics_overflow_total", Help: "Requests counted without labels because there were too many series."})
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apisix_node_info", Help: "This process."}, []string{"hostname", "version"})
-
-	var err error
-	if m.status, err = put(r, m.status); err != nil {
+	m, err := put(r, newMetrics(log))
+	if err != nil {
 		return &result{err: err}
 	}
-	if m.latency, err = put(r, m.latency); err != nil {
-		return &result{err: err}
-	}
-	if m.bandwidth, err = put(r, m.bandwidth); err != nil {
-		return &result{err: err}
-	}
-	if m.requests, err = put(r, m.requests); err != nil {
-		return &result{err: err}
-	}
-	if m.overflow, err = put(r, m.overflow); err != nil {
-		return &result{err: err}
-	}
-	if info, err = put(r, info); err != nil {
+	info, err := put(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apisix_node_info", Help: "This process."}, []string{"hostname", "version"}))
+	if err != nil {
 		return &result{err: err}
 	}
 	host, herr := os.Hostname()
@@ -124,27 +103,18 @@ func version() string {
 
 // Log counts the exchange.
 func (l *logger) Log(x *gateway.Exchange) {
-	l.metrics.requests.Inc()
 	code := x.Resp.Status
 	if code < 100 || code > 999 {
 		code = 0
 	}
-	k := recentKey{x.Route, x.Node, x.Consumer, x.MatchedURI, code, x.FromUpstream, x.UpstreamTime > 0}
-	s, ok := l.recent.get(k)
-	if !ok {
-		s = l.metrics.of(&l.off, l.labels(x, code), k.proxied)
-		l.recent.put(k, s)
+	m := l.metrics
+	key := recentKey{l, x.Route, x.Node, x.Consumer, x.MatchedURI, code, x.FromUpstream, x.UpstreamTime > 0}
+	k := m.recent.get(&key)
+	if k == nil {
+		k = m.of(&l.off, l.labels(x, code), key.proxied)
+		m.recent.put(&key, k)
 	}
-	s.status.Inc()
-	proxied := k.proxied
-	whole := max(0, x.End.Sub(x.Start))
-	s.request.Observe(milliseconds(whole))
-	if proxied {
-		s.upstream.Observe(milliseconds(x.UpstreamTime))
-	}
-	s.gateway.Observe(milliseconds(max(0, whole-x.UpstreamTime)))
-	s.ingress.Add(float64(max(0, x.BytesIn)))
-	s.egress.Add(float64(max(0, x.BytesOut)))
+	k.observe(mix(address(x))%m.lanes, max(0, x.End.Sub(x.Start)), x.UpstreamTime, key.proxied, max(0, x.BytesIn), max(0, x.BytesOut))
 }
 
 // labels are the exchange's labels before any is disabled.
@@ -173,5 +143,3 @@ func (l *logger) labels(x *gateway.Exchange, code int) statusKey {
 	}
 	return k
 }
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
