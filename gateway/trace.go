@@ -1,5 +1,7 @@
 package gateway
 
+import "gatehouse/lib/h1"
+
 // W3C Trace Context: a request may carry the id of the trace it belongs to.
 // The gateway passes on what is well formed and makes none of its own.
 
@@ -53,7 +55,7 @@ func allZero(s string) bool {
 func (r *Request) TraceParent() (traceID, parentID string, ok bool) {
 	v, found := "", false
 	for i := range r.Header.fields {
-		if f := &r.Header.fields[i]; len(f.Name) == len("traceparent") && equalFold(f.Name, "traceparent") {
+		if f := &r.Header.fields[i]; len(f.Name) == len("traceparent") && h1.EqualFold(f.Name, "traceparent") {
 			if found {
 				return "", "", false
 			}
