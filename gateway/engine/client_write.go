@@ -2,8 +2,8 @@ package engine
 
 import (
 	"io"
-	"net"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -260,24 +260,128 @@ func (c *client) finish(w *Writer) {
 	}
 }
 
-// splice moves a part of the body from an upstream's socket in the kernel.
-func (c *client) splice(w *Writer, from *net.TCPConn, n int64) (int64, error) {
+// splice moves the rest of the body from an upstream's socket in the kernel.
+func (c *client) splice(w *Writer, k *conn) (ok bool, err error) {
 	a := c.a
-	if c.tls != nil || c.tcp == nil || a.chunked || a.left < n {
-		return 0, errNoSplice
+	if c.raw == nil || a.chunked || a.left != k.left {
+		return false, nil
 	}
-	if err := c.flush(); err != nil {
-		return 0, err
+	p := c.srv.pipes.take()
+	if p == nil {
+		return false, nil
+	}
+	if err = c.flushMore(); err == nil {
+		err = c.pump(w, k, p)
+	}
+	if err != nil {
+		p.Close() // it may hold a part of this body
+		return true, err
+	}
+	c.srv.pipes.give(p)
+	return true, nil
+}
+
+func (c *client) pump(w *Writer, k *conn, p *sock.Pipe) error {
+	for k.left > 0 {
+		n, err := k.fill(p)
+		if err != nil {
+			return err
+		}
+		for n > 0 {
+			m, err := c.drainPipe(p, n, k.left > 0)
+			if err != nil {
+				c.end, c.eof = true, true
+				return err
+			}
+			n -= m
+			c.a.left -= int64(m)
+			w.x.BytesOut += int64(m)
+		}
+	}
+	return nil
+}
+
+// drainPipe sends from the pipe, without waiting first when it can.
+func (c *client) drainPipe(p *sock.Pipe, n int, more bool) (m int, err error) {
+	var e syscall.Errno
+	if c.inFd {
+		if m, e = p.Drain(c.fd, int64(n), more); e == 0 {
+			return m, nil
+		}
+		if e != syscall.EAGAIN {
+			return 0, e
+		}
 	}
 	c.setPhase(phaseSend)
-	moved, err := c.tcp.ReadFrom(&io.LimitedReader{R: from, N: n})
+	err = c.raw.Write(func(fd uintptr) bool {
+		m, e = p.Drain(fd, int64(n), more)
+		return e != syscall.EAGAIN
+	})
 	c.setPhase(phaseBusy)
-	a.left -= moved
-	w.x.BytesOut += moved
-	if err == nil && moved < n {
-		err = io.ErrUnexpectedEOF
+	if err == nil && e != 0 {
+		err = e
 	}
-	return moved, err
+	return m, err
+}
+
+// flushMore is flush when a body follows at once: they leave together.
+func (c *client) flushMore() error {
+	a := c.a
+	if c.inFd && len(a.out) > 0 {
+		n, e := sock.SendMore(c.fd, a.out)
+		if e != 0 && e != syscall.EAGAIN {
+			c.end, c.eof = true, true
+			return e
+		}
+		a.out = append(a.out[:0], a.out[n:]...)
+	}
+	return c.flush()
+}
+
+// pipes keeps pipes from one body to the next.
+type pipes struct {
+	mu   sync.Mutex
+	list []*sock.Pipe // guarded by mu
+}
+
+// maxPipes bounds what is kept.
+const maxPipes = 64
+
+// take returns an empty pipe; nil: the system has none.
+func (s *pipes) take() *sock.Pipe {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.list); n > 0 {
+		p := s.list[n-1]
+		s.list = s.list[:n-1]
+		return p
+	}
+	p, err := sock.NewPipe()
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+// give takes an empty pipe back.
+func (s *pipes) give(p *sock.Pipe) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.list) >= maxPipes {
+		p.Close()
+		return
+	}
+	s.list = append(s.list, p)
+}
+
+// close ends the pipes that are kept.
+func (s *pipes) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.list {
+		p.Close()
+	}
+	s.list = nil
 }
 
 // upgrade answers 101 and gives the connection away.

@@ -385,19 +385,35 @@ func (k *conn) fail(err error) error {
 // Buffered says whether more of the body is there without waiting.
 func (k *conn) Buffered() bool { return k.done || len(k.pending()) > 0 }
 
-// Socket is the connection when the rest of the body comes straight from it.
-func (k *conn) Socket() (*net.TCPConn, int64) {
+// inSocket is how much of a body of known length is still in the socket, with
+// nothing before it.
+func (k *conn) inSocket() int64 {
 	if k.kind != bodyLength || k.done || k.raw == nil || len(k.pending()) > 0 {
-		return nil, 0
+		return 0
 	}
-	k.wait(k.call.Timeout.Read)
-	return k.tcp, k.left
+	return k.left
 }
 
-// Moved says that n bytes of the body were taken from Socket.
-func (k *conn) Moved(n int64) {
-	k.left -= n
+// fill moves what has come of the body into a pipe, waiting for it for at most
+// the read timeout.
+func (k *conn) fill(p *sock.Pipe) (n int, err error) {
+	k.wait(k.call.Timeout.Read)
+	var e syscall.Errno
+	if err := k.raw.Read(func(fd uintptr) bool {
+		n, e = p.Fill(fd, k.left)
+		return e != syscall.EAGAIN
+	}); err != nil {
+		return 0, k.fail(err)
+	}
+	switch {
+	case e != 0:
+		return 0, k.fail(e)
+	case n == 0:
+		return 0, k.fail(io.ErrUnexpectedEOF)
+	}
+	k.left -= int64(n)
 	k.done = k.left == 0
+	return n, nil
 }
 
 // Upgraded says that the answer was 101.

@@ -209,9 +209,3 @@ func (a *h2Answer) Upgraded() bool { return false }
 
 // Tunnel is for HTTP/1.1.
 func (a *h2Answer) Tunnel() io.ReadWriteCloser { return nil }
-
-// Socket is for HTTP/1.1.
-func (a *h2Answer) Socket() (*net.TCPConn, int64) { return nil, 0 }
-
-// Moved is for HTTP/1.1.
-func (a *h2Answer) Moved(int64) {}

@@ -102,6 +102,7 @@ type Server struct {
 	cfg     ServerConfig
 	heads   h1.Limits
 	actives sync.Pool // of *active
+	pipes   pipes
 	seconds atomic.Int64
 	date    atomic.Pointer[string]
 	refused atomic.Int64 // requests that could not be understood
@@ -420,6 +421,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	close(s.halt)
 	s.sweeps.Wait()
+	s.pipes.close()
 	return err
 }
 

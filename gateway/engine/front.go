@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"io"
-	"net"
 
 	"gatehouse/gateway"
 )
@@ -33,9 +32,9 @@ type front interface {
 }
 
 // splicer is a front that can move bytes from a socket to the client's without
-// copying them.
+// copying them. ok is false when it cannot, and nothing was moved.
 type splicer interface {
-	splice(w *Writer, from *net.TCPConn, n int64) (int64, error)
+	splice(w *Writer, from *conn) (ok bool, err error)
 }
 
 // Writer sends the answer of one Exchange to its client. It belongs to the
@@ -85,21 +84,21 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return w.f.write(w, p)
 }
 
-// Splice moves n bytes of the body from a socket, where the client's
-// connection allows it; false: it does not, and nothing was moved.
-func (w *Writer) Splice(from *net.TCPConn, n int64) (moved int64, ok bool, err error) {
-	s, ok := w.f.(splicer)
-	if !ok || w.none {
-		return 0, false, nil
-	}
-	moved, err = s.splice(w, from, n)
-	if errors.Is(err, errNoSplice) {
-		return 0, false, nil
-	}
-	return moved, true, err
-}
+// spliceFrom is the size from which a body is moved inside the kernel: below
+// it more system calls cost more than the copy.
+const spliceFrom = 16 << 10
 
-var errNoSplice = errors.New("this connection cannot be spliced to")
+// Splice moves the rest of a long body without copying it, where both
+// connections allow it; false: they do not, and nothing was moved. An error
+// means that the client or the upstream is gone.
+func (w *Writer) Splice(a Answer) (ok bool, err error) {
+	s, can := w.f.(splicer)
+	k, plain := a.(*conn)
+	if !can || !plain || w.none || k.inSocket() < spliceFrom {
+		return false, nil
+	}
+	return s.splice(w, k)
+}
 
 // Flush sends what is buffered.
 func (w *Writer) Flush() error { return w.f.flush() }

@@ -78,11 +78,6 @@ type Answer interface {
 	// closed by the caller.
 	Upgraded() bool
 	Tunnel() io.ReadWriteCloser
-	// Socket is the connection when n bytes of a body of known length are
-	// still in it and nothing stands between; nil else. Moved tells how many
-	// of them were taken from it.
-	Socket() (c *net.TCPConn, n int64)
-	Moved(n int64)
 }
 
 // Stage is how far a Call came.

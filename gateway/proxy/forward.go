@@ -239,10 +239,7 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 	}
 	w.Head()
 	if !filtered {
-		if done, ok := f.splice(body); done {
-			if !ok {
-				w.Abort()
-			}
+		if f.splice(body) {
 			return nil
 		}
 	}
@@ -278,10 +275,7 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 			return nil
 		}
 		if !filtered {
-			if done, ok := f.splice(body); done {
-				if !ok {
-					w.Abort()
-				}
+			if f.splice(body) {
 				return nil
 			}
 		}
@@ -308,27 +302,15 @@ func (f *flight) relayWhole(body []byte, filtered bool) *gateway.Reply {
 	return nil
 }
 
-// spliceFrom is the size from which a body is moved inside the kernel: below
-// it two more system calls cost more than the copy.
-const spliceFrom = 32 << 10
-
-// splice moves the rest of a long body without copying it, where both
-// connections allow it. done: nothing is left to relay.
-func (f *flight) splice(body engine.Answer) (done, ok bool) {
-	c, n := body.Socket()
-	if c == nil || n < spliceFrom {
-		return false, false
-	}
-	moved, can, err := f.w.Splice(c, n)
-	if !can {
-		return false, false
-	}
-	body.Moved(moved)
+// splice moves the rest of a long body without copying it. done: nothing is
+// left to relay.
+func (f *flight) splice(body engine.Answer) (done bool) {
+	done, err := f.w.Splice(body)
 	if err != nil {
 		f.failed = "answer cut off: " + err.Error()
-		return true, false
+		f.w.Abort()
 	}
-	return true, true
+	return done
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}

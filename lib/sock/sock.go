@@ -1,5 +1,5 @@
 // Package sock holds the raw system calls of the data plane: receiving and
-// sending on a socket without waiting.
+// sending on a socket, and moving bytes from one to another, without waiting.
 //
 // The calls cannot block, so on Linux they bypass the scheduler's bookkeeping
 // for calls that might; that is half of their cost. The descriptor comes from
@@ -34,3 +34,7 @@ const (
 	Readable              // bytes have arrived
 	Ended                 // the peer has closed, or the connection is broken
 )
+
+// Pipe is where bytes stay in the kernel on their way from one socket to
+// another.
+type Pipe struct{ r, w uintptr }

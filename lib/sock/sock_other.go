@@ -13,8 +13,23 @@ func Recv(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
 // Send is not available here.
 func Send(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
 
+// SendMore is not available here.
+func SendMore(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
+
 // Look is not available here.
 func Look(uintptr) State { return Quiet }
 
 // CloseWrite is not available here.
 func CloseWrite(uintptr) {}
+
+// NewPipe is not available here.
+func NewPipe() (*Pipe, error) { return nil, syscall.ENOSYS }
+
+// Close is not available here.
+func (*Pipe) Close() {}
+
+// Fill is not available here.
+func (*Pipe) Fill(uintptr, int64) (int, syscall.Errno) { return 0, syscall.ENOSYS }
+
+// Drain is not available here.
+func (*Pipe) Drain(uintptr, int64, bool) (int, syscall.Errno) { return 0, syscall.ENOSYS }
