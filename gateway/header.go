@@ -130,8 +130,14 @@ func (h *Header) Reset() {
 }
 
 func (h *Header) del(from int, drop func(Field) bool) {
+	for from < len(h.fields) && !drop(h.fields[from]) {
+		from++
+	}
+	if from == len(h.fields) {
+		return
+	}
 	kept := h.fields[:from]
-	for _, f := range h.fields[from:] {
+	for _, f := range h.fields[from+1:] {
 		if !drop(f) {
 			kept = append(kept, f)
 		}

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -192,11 +191,9 @@ func (f *flight) outgoing() {
 
 // port is the port the client named, else the one it reached.
 func (f *flight) port() string {
-	a := f.x.Req.Authority
-	if i := strings.LastIndexByte(a, ':'); i >= 0 {
-		if _, p, err := net.SplitHostPort(a); err == nil && p != "" {
-			return p
-		}
+	a := f.x.Req.Authority // well formed: the engine has split it
+	if i := strings.LastIndexByte(a, ':'); i > strings.LastIndexByte(a, ']') && i+1 < len(a) {
+		return a[i+1:]
 	}
 	if p := f.x.Req.Local.Port(); f.localPort != p || f.localText == "" {
 		f.localPort, f.localText = p, strconv.Itoa(int(p))
