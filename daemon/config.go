@@ -100,6 +100,11 @@ type GatewayConfig struct {
 	} `yaml:"apisix"`
 	NginxConfig struct {
 		HTTP struct {
+			EnableAccessLog     bool          `yaml:"enable_access_log" default:"true" doc:"one line per request"`
+			AccessLog           string        `yaml:"access_log" default:"stderr" doc:"where the lines go: stderr, stdout, or a file, relative to the data directory; it is opened again on SIGUSR1"`
+			AccessLogFormat     string        `yaml:"access_log_format" doc:"a line, with nginx's and APISIX's variables; none: a ready form, see docs/logs.md"`
+			AccessLogEscape     string        `yaml:"access_log_format_escape" enum:"default|json" doc:"how values are escaped; without a format, json is one JSON object a line. When not set: json without a format and with log.format: json, else default"`
+			AccessLogRedact     []string      `yaml:"access_log_redact" default:"access_token,api_key,apikey,assertion,client_assertion,client_secret,code,code_verifier,consent_challenge,consent_verifier,device_code,id_token,id_token_hint,jwt,login_challenge,login_verifier,logout_challenge,logout_token,logout_verifier,password,refresh_token,secret,signature,subject_token,token,user_code,x_amz_security_token,x_amz_signature,x_api_key" doc:"query parameters, header fields and cookies that are written as [redacted]; case does not count, - is _"`
 			KeepaliveTimeout    time.Duration `yaml:"keepalive_timeout" default:"75s" doc:"longest wait for the next request on a connection"`
 			KeepaliveRequests   int           `yaml:"keepalive_requests" min:"0" default:"0" doc:"requests on one connection; 0: no limit"`
 			ClientHeaderTimeout time.Duration `yaml:"client_header_timeout" default:"60s" doc:"longest time for a whole request head; beyond: 408"`
@@ -132,7 +137,6 @@ type GatewayConfig struct {
 	} `yaml:"plugin_attr"`
 	// TrustedCertificate is apisix.ssl.ssl_trusted_certificate's sibling.
 	TrustedCertificate string `yaml:"ssl_trusted_certificate" doc:"PEM file of more authorities for calls to upstreams and providers"`
-	AccessLog          bool   `yaml:"enable_access_log" default:"true" doc:"one log line per request"`
 }
 
 // ServeConfig is one listener of the provider.
@@ -324,6 +328,9 @@ func (c *Config) validate(path string) (ps strict.Problems) {
 		if _, err := Prefixes(l); err != nil {
 			bad(key, "%v", err)
 		}
+	}
+	if key, err := c.Gateway.checkAccessLog(); err != nil {
+		bad("gateway.nginx_config.http."+key, "%v", err)
 	}
 	for i, k := range c.Gateway.Deployment.Admin.AdminKey {
 		if len(k.Key) < 16 {

@@ -33,6 +33,10 @@ func TestLoadConfig(t *testing.T) {
 		{"bad number", "", environ("SERVE_PUBLIC_PORT", "x"), "$SERVE_PUBLIC_PORT: provider.serve.public.port: expected a number"},
 		{"bad network", "gateway: {deployment: {admin: {allow_admin: [home]}}}", environ(), "expected an address or network"},
 		{"weak admin key", "gateway: {deployment: {admin: {admin_key: [{name: a, key: short}]}}}", environ(), "admin_key[0].key: a key has at least 16 characters"},
+		{"unknown variable", "gateway: {nginx_config: {http: {access_log_format: '$uri $request_hash'}}}", environ(), "gateway.nginx_config.http.access_log_format: unknown variable $request_hash"},
+		{"bad escape", "gateway: {nginx_config: {http: {access_log_format_escape: none}}}", environ(), "access_log_format_escape"},
+		{"log off", "gateway: {nginx_config: {http: {access_log: 'off'}}}", environ(), "use enable_access_log: false"},
+		{"APISIX's format", "gateway: {nginx_config: {http: {access_log_format: '$remote_addr - $remote_user [$time_local] $http_host \"$request\" $status $body_bytes_sent $request_time \"$http_referer\" \"$http_user_agent\" $upstream_addr $upstream_status $upstream_response_time \"$upstream_scheme://$upstream_host$upstream_uri\" \"$apisix_request_id\"'}}}", environ(), ""},
 		{"half a certificate", "provider: {serve: {public: {tls: {cert: a.pem}}}}", environ(), "cert and key belong together"},
 	} {
 		path := ""

@@ -55,6 +55,7 @@ type Daemon struct {
 
 // Start opens and serves the parts. When it fails, nothing is left running.
 func Start(ctx context.Context, c *Config, parts Parts, talk io.Writer) (*Daemon, error) {
+	talk = &together{w: talk}
 	log := newLog(c, talk)
 	if err := ensureDir(c.Data); err != nil {
 		return nil, err

@@ -90,8 +90,12 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	}
 	var ticks clock
 	pc := proxy.Config{Live: running, Transport: part.transport, Log: d.log, Now: ticks.Now, Metrics: metrics, Trusted: trusted, ShowUpstreamStatus: g.APISIX.ShowUpstreamStatus}
-	if g.AccessLog {
-		pc.Access = d.log
+	lines, err := d.openAccessLog(ctx, talk)
+	if err != nil {
+		return err
+	}
+	if lines != nil {
+		pc.Access = lines
 	}
 	if g.APISIX.EnableServerTokens {
 		version, _ := Version()
@@ -106,7 +110,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	}
 	part.server = engine.NewServer(engine.ServerConfig{
 		Handler: life, Log: d.log, Now: ticks.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
-		Limits: g.limits(),
+		Limits: g.limits(), Refused: life.Refused,
 	})
 
 	for _, at := range g.APISIX.NodeListen {

@@ -2,18 +2,22 @@ package test
 
 import (
 	"encoding/json"
+	"io"
 	"net"
+	"os"
 	"strconv"
 	"testing"
 
+	"gatehouse/gateway/accesslog"
 	"gatehouse/gateway/engine"
+	"gatehouse/gateway/proxy"
 	"gatehouse/resource"
 	"gatehouse/test/fixtures"
 )
 
 // hotPath is a gateway before an upstream that answers with constant bytes,
 // and a client connection to it: nothing but the gateway allocates.
-func hotPath(t testing.TB, objects ...resource.Change) (ask func(request []byte)) {
+func hotPath(t testing.TB, objects []resource.Change, change ...func(*proxy.Config)) (ask func(request []byte)) {
 	t.Helper()
 	up, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -43,7 +47,7 @@ func hotPath(t testing.TB, objects ...resource.Change) (ask func(request []byte)
 		}
 	}()
 	_, port, _ := net.SplitHostPort(up.Addr().String())
-	d := fixtures.StartDataPlane(t, engine.Limits{})
+	d := fixtures.StartDataPlane(t, engine.Limits{}, change...)
 	d.Put(resource.Upstreams, "1", `{"type":"roundrobin","nodes":{"127.0.0.1:`+port+`":1},"keepalive_pool":{"requests":100000000}}`)
 	for _, o := range objects {
 		d.Put(o.Kind, o.ID, string(o.JSON))
@@ -72,6 +76,21 @@ func hotPath(t testing.TB, objects ...resource.Change) (ask func(request []byte)
 	}
 }
 
+// logged gives the gateway an access log of that format.
+func logged(t testing.TB, f *accesslog.Format) func(*proxy.Config) {
+	return func(c *proxy.Config) {
+		if f == nil {
+			return
+		}
+		log, err := accesslog.New(accesslog.Config{Format: f, Open: func() (io.WriteCloser, error) { return os.OpenFile(os.DevNull, os.O_WRONLY, 0) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = log.Close() })
+		c.Access = log
+	}
+}
+
 func put(kind resource.Kind, id, doc string) resource.Change {
 	return resource.Change{Kind: kind, ID: id, JSON: json.RawMessage(doc)}
 }
@@ -85,14 +104,18 @@ var hotPaths = []struct {
 	name    string
 	most    float64
 	request string
+	log     *accesslog.Format // nil: no access log
 	objects []resource.Change
 }{
-	{"plain route", 0, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", []resource.Change{
+	{"plain route", 0, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", nil, []resource.Change{
 		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1"}`)}},
-	{"plain route, browser header, metrics", 0, browserRequest + "\r\n", []resource.Change{
+	{"plain route, browser header, metrics", 0, browserRequest + "\r\n", nil, []resource.Change{
 		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1"}`),
 		put(resource.GlobalRules, "1", `{"plugins":{"prometheus":{}}}`)}},
-	{"key-auth and limit-count", 2, browserRequest + "apikey: secret-of-jack\r\n\r\n", []resource.Change{
+	{"plain route, browser header, metrics, access log", 0, browserRequest + "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n", accesslog.JSON(nil), []resource.Change{
+		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1"}`),
+		put(resource.GlobalRules, "1", `{"plugins":{"prometheus":{}}}`)}},
+	{"key-auth and limit-count", 2, browserRequest + "apikey: secret-of-jack\r\n\r\n", nil, []resource.Change{
 		put(resource.Consumers, "jack", `{"username":"jack","plugins":{"key-auth":{"key":"secret-of-jack"}}}`),
 		put(resource.Routes, "1", `{"uri":"/*","upstream_id":"1","plugins":{"key-auth":{},"limit-count":{"count":100000000,"time_window":3600,"key":"consumer_name","rejected_code":429}}}`)}},
 }
@@ -105,7 +128,7 @@ func TestHotPathAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	for _, row := range hotPaths {
-		ask := hotPath(t, row.objects...)
+		ask := hotPath(t, row.objects, logged(t, row.log))
 		request := []byte(row.request)
 		for range 200 {
 			ask(request)
@@ -119,7 +142,7 @@ func TestHotPathAllocations(t *testing.T) {
 func BenchmarkHotPath(b *testing.B) {
 	for i, row := range hotPaths {
 		b.Run(strconv.Itoa(i)+" "+row.name, func(b *testing.B) {
-			ask := hotPath(b, row.objects...)
+			ask := hotPath(b, row.objects, logged(b, row.log))
 			request := []byte(row.request)
 			b.ReportAllocs()
 			for b.Loop() {

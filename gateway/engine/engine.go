@@ -92,6 +92,9 @@ type ServerConfig struct {
 	RealIPFrom      []netip.Prefix
 	RealIPHeader    string
 	RealIPRecursive bool
+	// Refused is told of each request that was answered without Handler,
+	// because it could not be made out, after the answer; may be nil.
+	Refused func(x *gateway.Exchange)
 	// NoHTTP2 refuses HTTP/2 by prior knowledge on plain connections.
 	NoHTTP2 bool
 }

@@ -48,6 +48,9 @@ func (s *Server) handle(x *gateway.Exchange, w *Writer, fail int) (ok bool) {
 		if !w.taken {
 			w.f.finish(w)
 		}
+		if fail != 0 && s.cfg.Refused != nil {
+			s.cfg.Refused(x)
+		}
 	}()
 	if fail != 0 {
 		s.refused.Add(1)

@@ -6,7 +6,6 @@
 package proxy
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -26,11 +25,10 @@ type Config struct {
 	Live      interface{ Current() *live.Snapshot }
 	Transport *engine.Transport
 	Log       *slog.Logger
-	// Access gets one line per request at AccessLevel; nil: none.
-	Access      *slog.Logger
-	AccessLevel slog.Level
-	Now         func() time.Time
-	Metrics     prometheus.Registerer // nil: none
+	// Access is told of every request that has ended; nil: nobody.
+	Access  gateway.Logger
+	Now     func() time.Time
+	Metrics prometheus.Registerer // nil: none
 	// Trusted are the peers whose X-Forwarded-* and Forwarded go upstream.
 	Trusted []netip.Prefix
 	// Server is the Server field of answers; "" sends "gatehouse".
@@ -87,7 +85,7 @@ func (p *Proxy) Serve(x *gateway.Exchange, w *engine.Writer) {
 		if l := &p.cfg.Local[i]; l.takes(x) {
 			l.Handler.Serve(x, w)
 			x.End = p.cfg.Now()
-			p.access(x, "")
+			p.access(x)
 			return
 		}
 	}
@@ -411,7 +409,7 @@ func (f *flight) bodyFilter(chunk []byte, last bool) []byte {
 	return chunk
 }
 
-// log runs the loggers and writes the access line.
+// log runs the loggers, the access log last.
 func (f *flight) log() {
 	f.guarded(func() *gateway.Reply {
 		for _, c := range [...]*gateway.Chain{f.global, f.chain} {
@@ -424,37 +422,19 @@ func (f *flight) log() {
 		}
 		return nil
 	})
-	f.p.access(f.x, f.failed)
+	f.x.Failed = f.failed
+	f.p.access(f.x)
 }
 
-// access writes the one line of a request. The query may hold secrets and
-// stays out.
-func (p *Proxy) access(x *gateway.Exchange, failed string) {
-	if p.cfg.Access == nil || !p.cfg.Access.Enabled(context.Background(), p.cfg.AccessLevel) {
-		return
+func (p *Proxy) access(x *gateway.Exchange) {
+	if p.cfg.Access != nil {
+		p.cfg.Access.Log(x)
 	}
-	attrs := make([]slog.Attr, 0, 16)
-	attrs = append(attrs,
-		slog.String("client", x.Req.Client.String()),
-		slog.String("method", x.Req.Method),
-		slog.String("host", x.Req.Host),
-		slog.String("path", x.Req.Path),
-		slog.Int("status", x.Resp.Status),
-		slog.Int64("bytes_in", x.BytesIn),
-		slog.Int64("bytes_out", x.BytesOut),
-		slog.Duration("took", x.End.Sub(x.Start)),
-	)
-	if x.Route != nil {
-		attrs = append(attrs, slog.String("route_id", x.Route.ID))
-	}
-	if x.Consumer != nil {
-		attrs = append(attrs, slog.String("consumer", x.Consumer.Username))
-	}
-	if x.Node != nil {
-		attrs = append(attrs, slog.String("upstream", x.Node.Addr), slog.Duration("upstream_took", x.UpstreamTime))
-	}
-	if failed != "" {
-		attrs = append(attrs, slog.String("failed", failed))
-	}
-	p.cfg.Access.LogAttrs(context.Background(), p.cfg.AccessLevel, "request", attrs...)
+}
+
+// Refused takes note of a request that the engine could not make out; see
+// engine.ServerConfig.
+func (p *Proxy) Refused(x *gateway.Exchange) {
+	x.End, x.Failed = p.cfg.Now(), "malformed request"
+	p.access(x)
 }

@@ -64,7 +64,7 @@ func newRig(t testing.TB, plugins []gateway.Plugin, change ...func(*Config)) *ri
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { r.live.Run(ctx) })
-	cfg := Config{Live: r.live, Transport: r.tr, Log: log, Access: log}
+	cfg := Config{Live: r.live, Transport: r.tr, Log: log}
 	for _, c := range change {
 		c(&cfg)
 	}

@@ -44,7 +44,7 @@ func (b *bench) startGatehouse(ctx context.Context, p *peer) (*gate, error) {
 	}
 	conf := b.file("gatehouse.yaml", fmt.Sprintf(`data: %s/data
 gateway:
-  enable_access_log: false
+  nginx_config: {http: {enable_access_log: false}}
   apisix: {node_listen: ["%s"], ssl: {listen: ["%s"], fallback_sni: localhost}}
   deployment: {admin: {admin_key: [{name: bench, key: %s, role: admin}], admin_listen: "%s"}}
   plugin_attr: {prometheus: {export_addr: "%s"}}
