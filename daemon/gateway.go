@@ -112,6 +112,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 		Handler: life, Log: d.log, Now: ticks.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
 		Limits: g.limits(), Refused: life.Refused,
 	})
+	metrics.MustRegister(&engineMetrics{part.server, part.transport, lines})
 
 	for _, at := range g.APISIX.NodeListen {
 		l, err := listenTCP(at.Addr(), "gateway.apisix.node_listen (GATEWAY_APISIX_NODE_LISTEN)")

@@ -226,3 +226,47 @@ func TestAccessLogOff(t *testing.T) {
 		t.Errorf("got %q", r.talk.String())
 	}
 }
+
+// docs/metrics.md names every metric there is, and no other.
+func TestMetricsPage(t *testing.T) {
+	r := startGateway(t, nil)
+	r.get("http://" + r.node + "/hello")
+	r.get("http://" + r.node + "/again")
+	r.raw("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+	page, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for l := range strings.Lines(string(page)) {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(l, "| `"), "`"); ok && strings.HasPrefix(l, "| `") {
+			documented[name] = true
+		}
+	}
+	text := r.get("http://" + r.metrics + "/apisix/prometheus/metrics")
+	for l := range strings.Lines(text) {
+		f := strings.Fields(l)
+		if len(f) < 4 || f[1] != "TYPE" || strings.HasPrefix(f[2], "go_") || strings.HasPrefix(f[2], "process_") {
+			continue
+		}
+		if !documented[f[2]] {
+			t.Errorf("docs/metrics.md does not name %s", f[2])
+		}
+		delete(documented, f[2])
+	}
+	for name := range documented {
+		t.Errorf("docs/metrics.md names %s, which is not there", name)
+	}
+	for _, want := range []string{
+		`gatehouse_requests_refused_total{code="400"} 1`, `apisix_nginx_http_current_connections{state="accepted"} 2`, `apisix_nginx_http_current_connections{state="handled"} 2`,
+		`gatehouse_upstream_connections_opened_total 1`, `gatehouse_upstream_connections{state="idle"} 1`, `gatehouse_client_connections{protocol="http/1"} 1`,
+		`apisix_http_requests_total 2`, `gatehouse_upstream_connections_reused_total 1`, `gatehouse_upstream_connections_failed_total 0`, `gatehouse_client_connections_refused_total{limit="address"} 0`,
+	} {
+		if !strings.Contains(text, want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(text)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -279,3 +280,35 @@ func BenchmarkLine(b *testing.B) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// docs/logs.md lists every variable there is, and no other.
+func TestVariablesPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/logs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "### Variables")
+	table, _, _ = strings.Cut(table, "\n## ")
+	documented := map[string]bool{}
+	for l := range strings.Lines(table) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(l, "|"), "|")
+		for _, word := range strings.Fields(cell) {
+			if name, ok := strings.CutPrefix(strings.Trim(word, "`"), "$"); ok && strings.HasPrefix(l, "| ") {
+				documented[name] = true
+			}
+		}
+	}
+	known := append([]string{"arg_NAME", "http_NAME", "sent_http_NAME", "cookie_NAME", "uri_param_NAME"}, plain...)
+	for name := range (&compiler{esc: escapeText, secrets: newSecrets(nil)}).own() {
+		known = append(known, name)
+	}
+	for _, name := range known {
+		if !documented[name] {
+			t.Errorf("docs/logs.md does not name $%s", name)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("docs/logs.md names $%s, which is not there", name)
+	}
+}

@@ -34,6 +34,7 @@ func (t *Transport) pool(c *Call) *http.Transport {
 	}
 	dial := func(ctx context.Context) (net.Conn, error) {
 		nc, err := t.dial(ctx, "tcp", key.addr)
+		t.stats.dialled(err)
 		if err != nil {
 			return nil, dialError{err}
 		}

@@ -108,8 +108,8 @@ type Server struct {
 	pipes   pipes
 	seconds atomic.Int64
 	date    atomic.Pointer[string]
-	refused atomic.Int64 // requests that could not be understood
-	turned  atomic.Int64 // connections closed for a limit
+	broken  atomic.Int64 // HTTP/2 and HTTP/3 connections that broke the protocol
+	stats   serverStats
 	shed    atomic.Int64 // connections that fell idle since memory was given back
 
 	mu         sync.Mutex
@@ -263,12 +263,12 @@ func (s *Server) admit(l net.Listener, nc net.Conn) {
 		w.tcp = c.TCP()
 	}
 	if !s.count(l, w.peer.Addr()) {
-		s.turned.Add(1)
 		nc.Close()
 		return
 	}
 	w.ip, w.listener = w.peer.Addr().String(), l
 	if w.tls != nil {
+		s.stats.secured(w.tls)
 		w.altSvc = s.altSvc(l)
 	}
 	if proto != "h2" {
@@ -290,11 +290,16 @@ func (s *Server) altSvc(l net.Listener) string {
 func (s *Server) count(l io.Closer, a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stats.accepted.Add(1)
 	if lim := s.cfg.Limits.Conns; s.done || lim > 0 && s.listeners[l] >= lim {
+		if !s.done {
+			s.stats.turnedListener.Add(1)
+		}
 		return false
 	}
 	if lim := s.cfg.Limits.ConnsPerAddr; lim > 0 {
 		if s.addrs[a] >= lim {
+			s.stats.turnedAddress.Add(1)
 			return false
 		}
 		s.addrs[a]++

@@ -162,7 +162,7 @@ func (c *h2conn) goAway(code http2.ErrCode) {
 	if code == http2.ErrCodeNo {
 		return
 	}
-	c.srv.refused.Add(1)
+	c.srv.broken.Add(1)
 	if t, ok := c.nc.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {
 		nc := net.Conn(c.nc)
 		if c.tcp != nil {

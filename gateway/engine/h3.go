@@ -119,7 +119,7 @@ func (c *h3conn) fails(qs *quic.Stream, err error) {
 	var ce h3ConnError
 	var se h3StreamError
 	if errors.As(err, &ce) {
-		c.srv.refused.Add(1)
+		c.srv.broken.Add(1)
 		c.close(quic.ApplicationErrorCode(ce))
 		return
 	}

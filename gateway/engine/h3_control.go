@@ -60,7 +60,7 @@ func (c *h3conn) acceptUni() {
 				code = h3ExcessiveLoad
 			}
 			if code != 0 && c.qc.Context().Err() == nil {
-				c.srv.refused.Add(1)
+				c.srv.broken.Add(1)
 				c.close(code)
 			}
 		})

@@ -53,7 +53,7 @@ func (s *Server) handle(x *gateway.Exchange, w *Writer, fail int) (ok bool) {
 		}
 	}()
 	if fail != 0 {
-		s.refused.Add(1)
+		s.stats.refuse(fail)
 		s.cfg.Log.Debug("malformed request refused", "client", x.Req.ClientIP, "status", fail)
 		w.Refuse(fail)
 		return true

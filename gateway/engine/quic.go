@@ -73,12 +73,12 @@ func (s *Server) ServeQUIC(pc net.PacketConn, cfg *tls.Config) error {
 		}
 		w := wire{peer: addrPort(qc.RemoteAddr()), local: addrPort(qc.LocalAddr()), listener: q}
 		if !s.count(q, w.peer.Addr()) {
-			s.turned.Add(1)
 			conns.Go(func() { _ = qc.CloseWithError(h3ExcessiveLoad, "") })
 			continue
 		}
 		cs := qc.ConnectionState().TLS
 		w.tls, w.ip = &cs, w.peer.Addr().String()
+		s.stats.secured(w.tls)
 		conns.Go(func() {
 			s.serveHTTP3(w, qc)
 			s.uncount(w)

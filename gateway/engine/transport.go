@@ -113,6 +113,7 @@ func callError(stage Stage, reused bool, err error) *CallError {
 type Transport struct {
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	stats transportStats
 	ticks atomic.Int64 // seconds counted by the sweep: the clock of idle times and long waits
 
 	mu     sync.Mutex
@@ -186,12 +187,14 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 		k := p.list[n-1]
 		p.list[n-1] = nil
 		p.list = p.list[:n-1]
+		t.stats.reused++
 		t.mu.Unlock()
 		return k, nil
 	}
 	p.open++ // keeps the pool while the dial is under way
 	t.mu.Unlock()
 	k, err := t.connect(ctx, c)
+	t.stats.dialled(err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil && t.closed {
