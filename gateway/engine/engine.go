@@ -19,6 +19,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -370,6 +371,7 @@ func (s *Server) sweep() {
 		if shed >= crowd && shed == before && now-freed >= freeEvery {
 			freed = now
 			s.shed.Store(0)
+			runtime.GC() // what pools keep goes with the second collection
 			debug.FreeOSMemory()
 		}
 		before = shed
