@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -30,6 +31,9 @@ type conn struct {
 	uses  int
 	born  int64 // tick
 	until int64 // tick: idle no longer than this
+
+	remote  netip.Addr // of a node that is a name
+	retired bool       // guarded by t.mu; the name has this address no more
 
 	// The call.
 	call   *Call
@@ -127,7 +131,10 @@ func (k *conn) send(out []byte, rest bool) (Stage, error) {
 			return StageSend, errStale
 		}
 		_ = k.nc.SetWriteDeadline(time.Now().Add(k.call.Timeout.Send))
-		if _, err := k.nc.Write(out); err != nil {
+		if n, err := k.nc.Write(out); err != nil {
+			if n == 0 && k.uses > 0 && k.raw != nil {
+				err = errStale
+			}
 			return StageSend, err
 		}
 		if rest {
@@ -199,7 +206,9 @@ func (k *conn) step(fd uintptr) bool {
 		}
 		n, e := sock.Send(fd, k.out)
 		if e != 0 && e != syscall.EAGAIN {
-			k.err = e
+			if k.err = e; k.uses > 0 { // it ended after the look; nothing was sent
+				k.err = errStale
+			}
 			return true
 		}
 		k.out = k.out[n:]

@@ -197,7 +197,7 @@ func (f *flight) failure(err error, c *engine.Call, up *gateway.Upstream) (r *ga
 		r.Status = 504
 	}
 	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if errors.As(err, &dns) || errors.Is(err, engine.ErrBusy) {
 		r.Status = 503
 	}
 	if e.Stage == engine.StageConnect {
