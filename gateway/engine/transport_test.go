@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -91,7 +92,7 @@ func answers(body string) func(*origin, int32, *bufio.Reader, *net.TCPConn) {
 	}
 }
 
-func itoa(n int) string { return strings.TrimSuffix(time.Duration(n).String(), "ns") }
+func itoa(n int) string { return strconv.Itoa(n) }
 
 func call(addr string) *Call {
 	return &Call{
