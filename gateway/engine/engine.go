@@ -101,7 +101,7 @@ type ServerConfig struct {
 	RealIPRecursive bool
 	// NoHTTP2 refuses HTTP/2 by prior knowledge on plain connections.
 	NoHTTP2 bool
-	// Exhausted is called, at most once a second, when no connection can be
+	// Exhausted is called when no connection can be
 	// accepted for want of descriptors or memory; may be nil.
 	Exhausted func()
 }
@@ -207,9 +207,9 @@ func (s *Server) Serve(l net.Listener) error {
 		if now := time.Now(); now.Sub(said) >= time.Second {
 			said = now
 			s.cfg.Log.Warn("accepting connections", "addr", l.Addr().String(), "err", err)
-			if exhausted(err) {
-				s.makeRoom()
-			}
+		}
+		if exhausted(err) && s.makeRoom() {
+			delay = 20 * time.Millisecond
 		}
 		select {
 		case <-time.After(delay):
@@ -245,8 +245,9 @@ type idler interface {
 }
 
 // makeRoom closes a part of the connections that wait for a request, those
-// idle longest first: who asks now comes before who may ask.
-func (s *Server) makeRoom() {
+// idle longest first: who asks now comes before who may ask. It says whether
+// there were any.
+func (s *Server) makeRoom() bool {
 	type idle struct {
 		k     idler
 		since int64
@@ -268,6 +269,7 @@ func (s *Server) makeRoom() {
 	if s.cfg.Exhausted != nil {
 		s.cfg.Exhausted()
 	}
+	return len(list) > 0
 }
 
 func (s *Server) open(l io.Closer) bool {

@@ -24,6 +24,7 @@ import (
 // TestSlowBodiesAreGivenUp: a body that comes byte by byte holds a connection
 // no longer than it must; one that is merely slow is taken.
 func TestSlowBodiesAreGivenUp(t *testing.T) {
+	t.Parallel()
 	addr, s := start(t, echo, func(c *ServerConfig) {
 		c.Limits = Limits{BodyTime: 10 * time.Second, Rate: 100, RateTime: 2 * time.Second}
 	})
@@ -60,6 +61,7 @@ func TestSlowBodiesAreGivenUp(t *testing.T) {
 // TestConversationsMayBeSilent: once the answer has begun, the rate of the body
 // says nothing.
 func TestConversationsMayBeSilent(t *testing.T) {
+	t.Parallel()
 	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) {
 		x.Resp.Status, x.Resp.Length = 200, -1
 		w.Head()
@@ -174,6 +176,7 @@ func TestSlowReadersAreGivenUp(t *testing.T) {
 
 // TestSilentNodeIsGivenUpWhileItsBodyIsMoved.
 func TestSilentNodeIsGivenUpWhileItsBodyIsMoved(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t, "127.0.0.1:0", func(o *origin, _ int32, br *bufio.Reader, c *net.TCPConn) {
 		o.head(br)
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 100_000))
@@ -213,6 +216,7 @@ func TestSilentNodeIsGivenUpWhileItsBodyIsMoved(t *testing.T) {
 
 // TestTotalTime bounds an exchange whatever it waits for.
 func TestTotalTime(t *testing.T) {
+	t.Parallel()
 	addr, s := start(t, func(x *gateway.Exchange, w *Writer) {
 		switch x.Req.Path {
 		case "/body":

@@ -213,6 +213,7 @@ func TestFullNodeIsGivenUpInTime(t *testing.T) {
 
 // TestConnectionsHaveALifetime.
 func TestConnectionsHaveALifetime(t *testing.T) {
+	t.Parallel()
 	o := newOrigin(t, "127.0.0.1:0", answers("ok"))
 	tr := newTransport(t)
 	tr.Limits.Life = 2 * time.Second
@@ -233,6 +234,7 @@ func TestConnectionsHaveALifetime(t *testing.T) {
 // are dead, and leave an address that the name has no more: idle connections
 // are closed, a busy one when it falls idle.
 func TestNamesAreFollowed(t *testing.T) {
+	t.Parallel()
 	one := newOrigin(t, "127.0.0.1:0", answers("one"))
 	_, port, _ := net.SplitHostPort(one.addr)
 	newOrigin(t, "127.0.0.2:"+port, answers("two"))
