@@ -48,8 +48,13 @@ type client struct {
 	polled  atomic.Bool   // tick has woken the connection in this phase
 	closing atomic.Bool   // the server stops
 	stopped atomic.Bool   // the body of the request is not read any more
+	begun   atomic.Bool   // the answer to a request with a body has begun
+	began   atomic.Int64  // second in which the exchange began; 0: none, or nobody asks
 	mu      sync.Mutex
 	tun     *tunnel // guarded by mu; after an upgrade
+
+	// Of tick.
+	sending, receiving pace
 }
 
 const (
@@ -319,6 +324,9 @@ func (c *client) exchange() {
 	c.setPhase(phaseBusy)
 	c.count++
 	c.grown = true
+	if c.srv.cfg.Limits.Total > 0 {
+		c.began.Store(c.srv.seconds.Load())
+	}
 	x.Ctx, x.Start = &c.ctx, c.srv.cfg.Now()
 	r := &x.Req
 	c.fill(r)
@@ -375,6 +383,9 @@ func (c *client) refuse(status int) {
 // conclude leaves the connection ready for the next request, or ends it.
 func (c *client) conclude(ok bool) {
 	a := c.a
+	if c.srv.cfg.Limits.Total > 0 {
+		c.began.Store(0)
+	}
 	c.end = c.end || a.closing || a.w.taken || c.ctx.Err() != nil
 	if !c.end && !a.body.skip() {
 		c.end = true
@@ -405,8 +416,13 @@ func (c *client) tick(now int64) {
 	}
 	waited := time.Duration(now-since) * time.Second
 	lim := &c.srv.cfg.Limits
-	switch phase := c.phase.Load(); phase {
+	phase := c.phase.Load()
+	if phase >= phaseBusy && phase <= phaseSend {
+		c.tickTotal(now, phase)
+	}
+	switch phase {
 	case phaseIdle, phaseHead:
+		c.sending, c.receiving = pace{}, pace{}
 		limit := lim.Idle
 		if phase == phaseHead {
 			limit = lim.HeadTime
@@ -417,14 +433,12 @@ func (c *client) tick(now int64) {
 			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
 	case phaseBody:
-		if waited >= lim.BodyTime {
-			c.stop()
-		}
+		c.tickBody(now, waited)
 	case phaseSend:
-		if waited >= lim.SendTime {
-			_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
-		}
+		c.tickSend(now, waited)
 	case phaseBusy:
+		c.sending.pause()
+		c.receiving.pause()
 		if c.tcp != nil && c.gone() {
 			c.ctx.end()
 		}
@@ -458,6 +472,8 @@ func (c *client) drain() {
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
+
+func (c *client) idleSince() (int64, bool) { return c.since.Load(), c.phase.Load() == phaseIdle }
 
 func (c *client) cut() {
 	c.ctx.end()

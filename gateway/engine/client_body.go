@@ -34,7 +34,9 @@ func (b *clientBody) begin(c *client, h *h1.Head) {
 	if b.chunked {
 		b.chunks.Reset()
 	}
-	b.done = !b.chunked && b.left == 0
+	if b.done = !b.chunked && b.left == 0; !b.done {
+		c.begun.Store(false)
+	}
 	b.expect = h.Expect && !b.done
 }
 
@@ -62,6 +64,7 @@ func (b *clientBody) answer() (doubt bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answered = true
+	b.c.begun.Store(true)
 	return b.expect || b.failed != nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -31,6 +32,9 @@ type conn struct {
 	born  int64 // tick
 	until int64 // tick: idle no longer than this
 
+	remote  netip.Addr // of a node that is a name
+	retired bool       // guarded by t.mu; the name has this address no more
+
 	// The call.
 	call   *Call
 	resp   *gateway.Response
@@ -53,6 +57,7 @@ type conn struct {
 	ctx   context.Context // guarded by mu; of the call, nil: none
 	due   int64           // guarded by mu; tick at which the wait ends, 0: not
 	timer bool            // guarded by mu; a read deadline is set
+	begun bool            // guarded by mu; the head of the answer has come
 	ended bool            // guarded by mu; look has cut the call short
 }
 
@@ -76,7 +81,7 @@ func (k *conn) begin(ctx context.Context, c *Call, resp *gateway.Response) {
 	k.kind, k.done, k.broken, k.up, k.closed = bodyNone, false, false, false, false
 	k.sending, k.sendErr, k.sent, k.err = nil, nil, false, nil
 	k.mu.Lock()
-	k.ctx, k.ended = ctx, false
+	k.ctx, k.ended, k.begun = ctx, false, false
 	k.mu.Unlock()
 }
 
@@ -88,6 +93,11 @@ const longWait = 10 * time.Second
 func (k *conn) wait(d time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.bound(d)
+}
+
+// bound is wait with mu held.
+func (k *conn) bound(d time.Duration) {
 	if k.ended {
 		return
 	}
@@ -104,6 +114,25 @@ func (k *conn) wait(d time.Duration) {
 		k.timer = false
 		_ = k.nc.SetReadDeadline(time.Time{})
 	}
+}
+
+// waitHead bounds the wait for the answer, once the request was sent, unless it
+// has begun already.
+func (k *conn) waitHead(d time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.begun {
+		k.bound(d)
+	}
+}
+
+// rest says that nothing is waited for: how long the client takes for what has
+// come is not the node's. A deadline that is set does no harm, the next wait
+// sets another.
+func (k *conn) rest() {
+	k.mu.Lock()
+	k.due, k.begun = 0, true
+	k.mu.Unlock()
 }
 
 // look is the transport's sweep.
@@ -127,7 +156,10 @@ func (k *conn) send(out []byte, rest bool) (Stage, error) {
 			return StageSend, errStale
 		}
 		_ = k.nc.SetWriteDeadline(time.Now().Add(k.call.Timeout.Send))
-		if _, err := k.nc.Write(out); err != nil {
+		if n, err := k.nc.Write(out); err != nil {
+			if n == 0 && k.uses > 0 && k.raw != nil {
+				err = errStale
+			}
 			return StageSend, err
 		}
 		if rest {
@@ -199,7 +231,9 @@ func (k *conn) step(fd uintptr) bool {
 		}
 		n, e := sock.Send(fd, k.out)
 		if e != 0 && e != syscall.EAGAIN {
-			k.err = e
+			if k.err = e; k.uses > 0 { // it ended after the look; nothing was sent
+				k.err = errStale
+			}
 			return true
 		}
 		k.out = k.out[n:]
@@ -299,6 +333,9 @@ func (k *conn) frame() {
 	default:
 		k.kind, k.broken = bodyToEnd, true
 	}
+	if k.sending != nil || !k.done && (k.kind != bodyLength || k.left > int64(len(k.pending()))) {
+		k.rest()
+	}
 }
 
 func (k *conn) pending() []byte { return k.s.in.pending() }
@@ -338,6 +375,7 @@ func (k *conn) Read(p []byte) (n int, err error) {
 			}
 			return 0, k.fail(err)
 		}
+		k.rest()
 	}
 	if k.kind == bodyLength {
 		if k.left -= int64(n); k.left == 0 {
@@ -371,6 +409,7 @@ func (k *conn) readChunked(p []byte) (int, error) {
 		if err := k.more(); err != nil {
 			return 0, k.fail(err)
 		}
+		k.rest()
 	}
 }
 
@@ -411,6 +450,7 @@ func (k *conn) fill(p *sock.Pipe) (n int, err error) {
 	case n == 0:
 		return 0, k.fail(io.ErrUnexpectedEOF)
 	}
+	k.rest()
 	k.left -= int64(n)
 	k.done = k.left == 0
 	return n, nil
@@ -543,7 +583,7 @@ func (k *conn) sendBody() {
 			}
 			if _, werr := k.nc.Write(out); werr != nil {
 				k.sendErr = werr
-				k.wait(c.Timeout.Read) // the answer may say why
+				k.waitHead(c.Timeout.Read) // the answer may say why
 				return
 			}
 		}
@@ -553,7 +593,7 @@ func (k *conn) sendBody() {
 				break
 			}
 			k.sent = true
-			k.wait(c.Timeout.Read)
+			k.waitHead(c.Timeout.Read)
 			return
 		}
 		if err != nil {

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"time"
 
 	"gatehouse/gateway"
@@ -23,31 +25,48 @@ type dialError struct{ err error }
 func (e dialError) Error() string { return e.err.Error() }
 func (e dialError) Unwrap() error { return e.err }
 
-// pool is net/http's HTTP/2 client for one node; gRPC upstreams are called by
-// it.
-func (t *Transport) pool(c *Call) *http.Transport {
+// h2pool is net/http's HTTP/2 client for one address of a node; gRPC upstreams
+// are called by it.
+type h2pool struct {
+	*http.Transport
+	host       string     // the name of the node; "": it is an address
+	ip         netip.Addr // with host
+	born, used int64      // tick; used is guarded by Transport.mu
+}
+
+// h2Unused is how long the client of an address stays without calls, in ticks.
+const h2Unused = 600
+
+// pool finds or makes the client for an address of a node.
+func (t *Transport) pool(c *Call, host string, ip netip.Addr, addr string) *h2pool {
 	key := c.key()
+	key.addr = addr
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	now := t.ticks.Load()
 	if h := t.h2[key]; h != nil {
+		h.used = now
 		return h
 	}
+	connect := c.Timeout.Connect
 	dial := func(ctx context.Context) (net.Conn, error) {
-		nc, err := t.dial(ctx, "tcp", key.addr)
+		ctx, cancel := context.WithTimeout(ctx, connect)
+		defer cancel()
+		nc, err := t.connectTo(ctx, addr)
 		t.stats.dialled(err)
 		if err != nil {
 			return nil, dialError{err}
 		}
 		return nc, nil
 	}
-	h := &http.Transport{
+	h := &h2pool{host: host, ip: ip, born: now, used: now, Transport: &http.Transport{
 		Protocols:              new(http.Protocols),
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression:     true,
 		IdleConnTimeout:        c.Keep.Idle,
 		MaxResponseHeaderBytes: int64(answerLimits.Head),
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-	}
+	}}
 	if c.Scheme == "grpcs" {
 		cfg := clientTLS(c)
 		cfg.NextProtos = []string{"h2"}
@@ -75,10 +94,56 @@ func (t *Transport) pool(c *Call) *http.Transport {
 		}
 	}
 	t.h2[key] = h
+	t.watch()
 	return h
 }
 
+// sweepHTTP2 takes out the clients that are too old, unused, or for an address
+// that its name has no more. Their streams end as they would; the caller closes
+// what is idle. The caller holds mu.
+func (t *Transport) sweepHTTP2(now int64) (old []*h2pool) {
+	for key, h := range t.h2 {
+		gone := now-h.used >= h2Unused || now-h.born >= t.life()
+		if h.host != "" && !gone {
+			addrs, known := t.Resolver.Known(h.host)
+			gone = known && !slices.Contains(addrs, h.ip)
+		}
+		if gone {
+			delete(t.h2, key)
+			old = append(old, h)
+		}
+	}
+	return old
+}
+
+// sendHTTP2 makes a call on HTTP/2: to the address of the node, or to those of
+// its name in turn until a connection comes about.
 func (t *Transport) sendHTTP2(ctx context.Context, c *Call, resp *gateway.Response) (Answer, error) {
+	n := nodeOf(c.Addr)
+	if n.host == "" {
+		return t.stream(ctx, c, resp, t.pool(c, "", netip.Addr{}, c.Addr))
+	}
+	lookup, cancel := context.WithTimeout(ctx, c.Timeout.Connect)
+	addrs, err := t.Resolver.Addresses(lookup, n.host)
+	cancel()
+	for _, a := range addrs {
+		var body Answer
+		if body, err = t.stream(ctx, c, resp, t.pool(c, n.host, a, netip.AddrPortFrom(a, n.port).String())); err == nil {
+			return body, nil
+		}
+		if ce := (*CallError)(nil); !errors.As(err, &ce) || ce.Stage != StageConnect || ctx.Err() != nil {
+			return nil, err
+		}
+		t.Resolver.Failed(n.host, a)
+	}
+	if ce := (*CallError)(nil); !errors.As(err, &ce) {
+		err = callError(StageConnect, false, err)
+	}
+	return nil, err
+}
+
+// stream makes a call on a stream of its own.
+func (t *Transport) stream(ctx context.Context, c *Call, resp *gateway.Response, h *h2pool) (Answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := (&http.Request{
 		Method: c.Method, Host: c.Host, ContentLength: c.Length, Header: make(http.Header, 16),
@@ -98,26 +163,32 @@ func (t *Transport) sendHTTP2(ctx context.Context, c *Call, resp *gateway.Respon
 		r.Header["Te"] = []string{"trailers"}
 	}
 	a := &h2Answer{call: c, resp: resp, cancel: cancel}
-	if c.Length != 0 {
-		a.sent = make(chan struct{})
-		r.Body = &h2Body{Reader: c.Body, stop: c.Stop, done: a.sent}
-	}
 	a.timer = time.AfterFunc(c.Timeout.Connect+c.Timeout.Read, func() { cancel(os.ErrDeadlineExceeded) })
-	res, err := t.pool(c).RoundTrip(r)
+	a.body.start(c, a.timer)
+	if c.Length != 0 {
+		r.Body, _ = a.body.reader()
+		r.GetBody = a.body.reader
+	}
+	res, err := h.RoundTrip(r)
 	if err != nil {
 		a.timer.Stop()
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 			err = cause
 		}
 		cancel(nil)
+		fault := a.body.failed() // before join, which makes it fail
 		a.join()
 		stage := StageWait
-		if errors.As(err, new(dialError)) {
+		switch {
+		case errors.As(err, new(dialError)):
 			stage = StageConnect
+		case fault != nil: // net/http only knows that the stream is gone
+			err = fault
 		}
 		return nil, callError(stage, false, err)
 	}
-	a.body, a.trailer = res.Body, &res.Trailer
+	a.body.answer()
+	a.answer, a.trailer = res.Body, &res.Trailer
 	resp.Status, resp.Length = res.StatusCode, res.ContentLength
 	resp.Header.Reset()
 	for name, values := range res.Header {
@@ -128,32 +199,15 @@ func (t *Transport) sendHTTP2(ctx context.Context, c *Call, resp *gateway.Respon
 	return a, nil
 }
 
-// h2Body is the client's body as net/http reads it.
-type h2Body struct {
-	io.Reader
-	stop   interface{ StopBody() }
-	done   chan struct{}
-	closed bool
-}
-
-// Close is called once net/http reads no more.
-func (b *h2Body) Close() error {
-	if !b.closed {
-		b.closed = true
-		close(b.done)
-	}
-	return nil
-}
-
 // h2Answer is the answer of an HTTP/2 upstream.
 type h2Answer struct {
 	call    *Call
 	resp    *gateway.Response
-	body    io.ReadCloser
+	body    replay // of the request
+	answer  io.ReadCloser
 	trailer *http.Header
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer
-	sent    chan struct{} // closed when the client's body is read no more; nil: none
 	closed  bool
 }
 
@@ -161,7 +215,8 @@ var _ Answer = (*h2Answer)(nil)
 
 func (a *h2Answer) Read(p []byte) (int, error) {
 	a.timer.Reset(a.call.Timeout.Read)
-	n, err := a.body.Read(p)
+	n, err := a.answer.Read(p)
+	a.timer.Stop() // what the client takes its time for is not the node's
 	if err == io.EOF {
 		for name, values := range *a.trailer {
 			for _, v := range values {
@@ -186,22 +241,18 @@ func (a *h2Answer) Close() {
 	a.closed = true
 	a.timer.Stop()
 	a.cancel(nil)
-	a.body.Close()
+	a.answer.Close()
 	a.join()
 }
 
 // join waits until nobody reads the client's body any more.
 func (a *h2Answer) join() {
-	if a.sent == nil {
-		return
-	}
-	select {
-	case <-a.sent:
-	default:
-		if a.call.Stop != nil {
-			a.call.Stop.StopBody()
-		}
-		<-a.sent
+	if a.call.Length != 0 {
+		a.body.end(func() {
+			if a.call.Stop != nil {
+				a.call.Stop.StopBody()
+			}
+		})
 	}
 }
 

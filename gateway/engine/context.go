@@ -12,12 +12,16 @@ import (
 type lazyContext struct {
 	context.Context // the parent
 	ended           atomic.Bool
+	late            atomic.Bool // it took too long; set before ended
 	mu              sync.Mutex
 	done            chan struct{} // guarded by mu; closed when ended
 }
 
 func (x *lazyContext) Err() error {
 	if x.ended.Load() {
+		if x.late.Load() {
+			return context.DeadlineExceeded
+		}
 		return context.Canceled
 	}
 	return x.Context.Err()
@@ -40,5 +44,13 @@ func (x *lazyContext) end() {
 	defer x.mu.Unlock()
 	if !x.ended.Swap(true) && x.done != nil {
 		close(x.done)
+	}
+}
+
+// expire ends it with context.DeadlineExceeded.
+func (x *lazyContext) expire() {
+	if !x.ended.Load() {
+		x.late.Store(true)
+		x.end()
 	}
 }

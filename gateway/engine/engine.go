@@ -11,6 +11,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -53,7 +54,10 @@ type Limits struct {
 	Body         int64         // bytes of a request's body; 0: no limit, beyond: 413
 	HeadTime     time.Duration // for a whole head; 60 s, beyond: 408
 	BodyTime     time.Duration // between two reads of a body; 60 s, beyond: 408
-	SendTime     time.Duration // for one write to the client; 60 s
+	SendTime     time.Duration // in which the client takes nothing of an answer; 60 s
+	Rate         int           // bytes in a second that a client sends of a body, and takes of an answer, while it is waited for; 240, negative: no limit
+	RateTime     time.Duration // over which Rate is measured; 30 s
+	Total        time.Duration // for an exchange, tunnels excepted; 0: no limit, beyond: 504, or cut off
 	Idle         time.Duration // a connection between requests; 75 s
 	TunnelIdle   time.Duration // an upgraded connection without traffic; 1 h
 	Requests     int           // on one connection; 0: no limit
@@ -71,10 +75,13 @@ func (l *Limits) defaults() {
 			*d.to = d.v
 		}
 	}
+	if l.Rate == 0 {
+		l.Rate = 240
+	}
 	for _, d := range []struct {
 		to *time.Duration
 		v  time.Duration
-	}{{&l.HeadTime, time.Minute}, {&l.BodyTime, time.Minute}, {&l.SendTime, time.Minute}, {&l.Idle, 75 * time.Second}, {&l.TunnelIdle, time.Hour}} {
+	}{{&l.HeadTime, time.Minute}, {&l.BodyTime, time.Minute}, {&l.SendTime, time.Minute}, {&l.RateTime, 30 * time.Second}, {&l.Idle, 75 * time.Second}, {&l.TunnelIdle, time.Hour}} {
 		if *d.to <= 0 {
 			*d.to = d.v
 		}
@@ -98,6 +105,9 @@ type ServerConfig struct {
 	Refused func(x *gateway.Exchange)
 	// NoHTTP2 refuses HTTP/2 by prior knowledge on plain connections.
 	NoHTTP2 bool
+	// Exhausted is called when no connection can be
+	// accepted for want of descriptors or memory; may be nil.
+	Exhausted func()
 }
 
 // Server serves HTTP/1.1 and HTTP/2, the latter over TLS or by prior
@@ -184,6 +194,7 @@ func (s *Server) Serve(l net.Listener) error {
 		return nil
 	}
 	defer s.close(l)
+	var said time.Time // a warning
 	for delay := 5 * time.Millisecond; ; {
 		nc, err := l.Accept()
 		if err == nil {
@@ -197,7 +208,13 @@ func (s *Server) Serve(l net.Listener) error {
 		if !transient(err) {
 			return err
 		}
-		s.cfg.Log.Warn("accepting connections", "addr", l.Addr().String(), "err", err)
+		if now := time.Now(); now.Sub(said) >= time.Second {
+			said = now
+			s.cfg.Log.Warn("accepting connections", "addr", l.Addr().String(), "err", err)
+		}
+		if exhausted(err) && s.makeRoom() {
+			delay = 20 * time.Millisecond
+		}
 		select {
 		case <-time.After(delay):
 			delay = min(2*delay, time.Second)
@@ -217,6 +234,46 @@ func transient(err error) bool {
 	}
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// exhausted says whether descriptors or memory are what is missing.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+// idler is a link that may wait for a request.
+type idler interface {
+	link
+	// idleSince is the second since which it waits; false: it does not.
+	idleSince() (int64, bool)
+}
+
+// makeRoom closes a part of the connections that wait for a request, those
+// idle longest first: who asks now comes before who may ask. It says whether
+// there were any.
+func (s *Server) makeRoom() bool {
+	type idle struct {
+		k     idler
+		since int64
+	}
+	var list []idle
+	s.mu.Lock()
+	for l := range s.links {
+		if k, ok := l.(idler); ok {
+			if since, ok := k.idleSince(); ok {
+				list = append(list, idle{k, since})
+			}
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(list, func(a, b idle) int { return cmp.Compare(a.since, b.since) })
+	for _, i := range list[:min(len(list), max(len(list)/8, 16))] {
+		i.k.drain()
+	}
+	if s.cfg.Exhausted != nil {
+		s.cfg.Exhausted()
+	}
+	return len(list) > 0
 }
 
 func (s *Server) open(l io.Closer) bool {

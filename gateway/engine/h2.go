@@ -49,6 +49,9 @@ type h2conn struct {
 	calm    int                  // guarded by mu; frames in this second that cost us more than the client
 	updates int                  // guarded by mu; WINDOW_UPDATE in this second
 	idle    int64                // guarded by mu; second since which no stream is open
+	sent    uint64               // guarded by mu; bytes of bodies
+	writes  pace                 // guarded by mu; of what the socket takes
+	grants  pace                 // guarded by mu; of the connection's window
 	broken  error                // guarded by mu; why nothing is written any more
 	off     bool                 // guarded by mu; no new streams
 }
@@ -457,14 +460,9 @@ func (c *h2conn) tick(now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calm, c.updates = 0, 0
-	if c.out.stalled(now, seconds(lim.SendTime)) {
-		_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
-	}
+	c.tickWrite(now)
 	for id, st := range c.streams {
-		switch {
-		case st.reading > 0 && now-st.reading >= seconds(lim.BodyTime):
-			st.fail(clientError(ErrSlow))
-		case st.waiting && now-st.since >= seconds(lim.SendTime):
+		if !st.tick(now) {
 			c.reset(id, http2.ErrCodeCancel)
 			defer func() { go c.flush() }() // once mu is free: the stream's own goroutine writes no more
 		}
@@ -492,6 +490,12 @@ func (c *h2conn) drain() {
 	c.off = true
 	_ = c.frames.WriteGoAway(c.last, http2.ErrCodeNo, nil)
 	go c.flush()
+}
+
+func (c *h2conn) idleSince() (int64, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.idle, c.running == 0 && !c.off
 }
 
 func (c *h2conn) cut() {

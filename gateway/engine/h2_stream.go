@@ -36,6 +36,11 @@ type h2stream struct {
 	arrived  sync.Cond
 	trailers []gateway.Field
 	expect   bool // the client waits for 100 Continue
+	began    int64
+	begun    bool // the head of the answer was written
+	calls    bool // gRPC: whoever sends the body may be talking to somebody
+	grants   pace // of the window
+	arrivals pace // of the body
 
 	// Of the exchange's goroutine.
 	left     int64 // of an answer with a length; -1: unknown
@@ -67,7 +72,9 @@ func (st *h2stream) begin(c *h2conn, b *headBlock) bool {
 	st.expect = b.expect
 	if q.Length != 0 {
 		q.Body = (*h2body)(st)
+		st.calls = strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
 	}
+	st.began = c.srv.seconds.Load()
 	st.w.reset(st, x)
 	return true
 }
@@ -349,6 +356,7 @@ func (st *h2stream) head(w *Writer) {
 		return
 	}
 	before := len(c.out.b)
+	st.begun = true
 	st.finished = w.none || r.Length == 0
 	st.left = r.Length
 	st.headers(st.encode(r.Status, &r.Header, length), st.finished)
@@ -394,6 +402,7 @@ func (st *h2stream) write(w *Writer, p []byte) (n int, err error) {
 		st.waiting = false
 		st.window -= size
 		c.window -= size
+		c.sent += uint64(size)
 		if st.left >= 0 {
 			st.left -= size
 			st.finished = st.left == 0 && !w.aborted

@@ -20,8 +20,6 @@ func (o *h2buffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (o *h2buffer) stalled(now, limit int64) bool { return o.began > 0 && now-o.began >= limit }
-
 // flush writes what waits, unless somebody is at it.
 func (c *h2conn) flush() {
 	c.mu.Lock()

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -108,26 +108,39 @@ func callError(stage Stage, reused bool, err error) *CallError {
 	return &CallError{Stage: stage, Timeout: timeout, Reused: reused, Client: errors.Is(err, ErrClient) || errors.Is(err, ErrTooLarge), Err: err}
 }
 
+// UpstreamLimits bounds what is kept open to nodes. Zero fields take the
+// default, which stands behind the semicolon.
+type UpstreamLimits struct {
+	Conns int           // open connections to one node, idle or not; 0: no limit, beyond: a call waits for its connect timeout
+	Life  time.Duration // of a connection, however busy; 1 h
+}
+
 // Transport keeps connections to upstreams, by scheme, address, server name
 // and TLS configuration.
 type Transport struct {
+	// Limits and Resolver must not change after the first call.
+	Limits   UpstreamLimits
+	Resolver *Resolver
+
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	stats transportStats
 	ticks atomic.Int64 // seconds counted by the sweep: the clock of idle times and long waits
 
 	mu     sync.Mutex
-	idle   map[poolKey]*pool           // guarded by mu
-	open   map[*conn]struct{}          // guarded by mu; idle ones too
-	h2     map[poolKey]*http.Transport // guarded by mu
-	sweep  *time.Timer                 // guarded by mu; nil: nothing is open
-	closed bool                        // guarded by mu
+	idle   map[poolKey]*pool   // guarded by mu
+	nodes  map[string]*node    // guarded by mu; by address
+	open   map[*conn]struct{}  // guarded by mu; idle ones too
+	h2     map[poolKey]*h2pool // guarded by mu
+	sweep  *time.Timer         // guarded by mu; nil: nothing is open
+	closed bool                // guarded by mu
 }
 
-// pool is what is kept for one node.
+// pool is what is kept for one node under one name.
 type pool struct {
+	node *node
 	list []*conn // guarded by Transport.mu; last used at the end
-	open int     // guarded by Transport.mu; connections, idle or not
+	open int     // guarded by Transport.mu; connections, idle or not, and dials under way
 }
 
 type poolKey struct {
@@ -135,22 +148,20 @@ type poolKey struct {
 	tls               *tls.Config
 }
 
-// maxAge bounds how long a kept connection lives in seconds, however busy: a
-// name that moved to other addresses is followed within it.
-const maxAge = 3600
-
-// NewTransport makes a Transport. dial may be nil.
+// NewTransport makes a Transport. dial may be nil; it gets addresses, no names.
 func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Transport {
 	if dial == nil {
 		dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	}
-	return &Transport{dial: dial, idle: map[poolKey]*pool{}, open: map[*conn]struct{}{}, h2: map[poolKey]*http.Transport{}}
+	return &Transport{
+		Resolver: NewResolver(ResolverConfig{}), dial: dial, idle: map[poolKey]*pool{}, nodes: map[string]*node{},
+		open: map[*conn]struct{}{}, h2: map[poolKey]*h2pool{},
+	}
 }
 
 // Close cuts every connection and keeps none from now on.
 func (t *Transport) Close() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.closed = true
 	if t.sweep != nil {
 		t.sweep.Stop()
@@ -160,10 +171,16 @@ func (t *Transport) Close() {
 	}
 	clear(t.idle)
 	clear(t.open)
+	for _, n := range t.nodes {
+		for n.next(nil) {
+		}
+	}
 	for key, h := range t.h2 {
 		h.CloseIdleConnections()
 		delete(t.h2, key)
 	}
+	t.mu.Unlock()
+	t.Resolver.Close()
 }
 
 func (c *Call) key() poolKey {
@@ -180,7 +197,7 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 	t.mu.Lock()
 	p := t.idle[key]
 	if p == nil {
-		p = &pool{}
+		p = &pool{node: t.node(c.Addr)}
 		t.idle[key] = p
 	}
 	if n := len(p.list); n > 0 && !c.Fresh {
@@ -192,8 +209,18 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 		return k, nil
 	}
 	p.open++ // keeps the pool while the dial is under way
+	n := p.node
+	if n.open++; t.Limits.Conns > 0 && n.open > t.Limits.Conns {
+		n.open--
+		k, err := t.queue(ctx, c, p)
+		if k != nil || err != nil {
+			p.open--
+			t.mu.Unlock()
+			return k, err
+		}
+	}
 	t.mu.Unlock()
-	k, err := t.connect(ctx, c)
+	k, err := t.connect(ctx, c, n)
 	t.stats.dialled(err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -202,25 +229,33 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 		err = net.ErrClosed
 	}
 	if err != nil {
-		p.open--
+		t.leave(p)
 		return nil, err
 	}
 	k.pool = p
 	t.open[k] = struct{}{}
-	if t.sweep == nil {
-		t.sweep = time.AfterFunc(time.Second, t.look)
-	}
+	t.watch()
 	return k, nil
 }
 
-func (t *Transport) connect(ctx context.Context, c *Call) (*conn, error) {
+// watch starts the sweep. The caller holds mu.
+func (t *Transport) watch() {
+	if t.sweep == nil && !t.closed {
+		t.sweep = time.AfterFunc(time.Second, t.look)
+	}
+}
+
+func (t *Transport) connect(ctx context.Context, c *Call, n *node) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout.Connect)
 	defer cancel()
-	nc, err := t.dial(ctx, "tcp", c.Addr)
+	nc, err := t.reach(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	k := &conn{t: t, nc: nc, born: t.ticks.Load()}
+	if n.host != "" {
+		k.remote = addrPort(nc.RemoteAddr()).Addr()
+	}
 	k.tcp, _ = nc.(*net.TCPConn)
 	if c.secure() {
 		tc := tls.Client(nc, clientTLS(c))
@@ -248,18 +283,26 @@ func clientTLS(c *Call) *tls.Config {
 func (t *Transport) put(k *conn, keep gateway.KeepAlive) {
 	k.uses++
 	now := t.ticks.Load()
-	if keep.Size <= 0 || keep.Idle <= 0 || keep.Requests > 0 && k.uses >= keep.Requests || now-k.born >= maxAge {
+	if keep.Size <= 0 || keep.Idle <= 0 || keep.Requests > 0 && k.uses >= keep.Requests || now-k.born >= t.life() {
 		k.cut()
 		return
 	}
 	k.until = now + seconds(keep.Idle)
 	t.mu.Lock()
-	if t.closed {
+	if t.closed || k.retired {
 		t.mu.Unlock()
 		k.cut()
 		return
 	}
 	p := k.pool
+	if len(p.node.queue) > 0 {
+		handed := p.node.hand(k)
+		t.mu.Unlock()
+		if !handed { // somebody waits for a connection of another kind
+			k.cut()
+		}
+		return
+	}
 	var old *conn
 	if len(p.list) >= keep.Size {
 		old = p.list[0]
@@ -272,6 +315,16 @@ func (t *Transport) put(k *conn, keep gateway.KeepAlive) {
 	}
 }
 
+// life is how long a connection is kept, in ticks.
+func (t *Transport) life() int64 {
+	if t.Limits.Life > 0 {
+		return seconds(t.Limits.Life) - 1
+	}
+	return int64(defaultLife / time.Second)
+}
+
+const defaultLife = time.Hour
+
 // seconds is d in ticks of the sweep, one more than begun ones: a wait is
 // never cut short.
 func seconds(d time.Duration) int64 { return int64((d+time.Second-1)/time.Second) + 1 }
@@ -282,39 +335,81 @@ func (t *Transport) forget(k *conn) {
 	defer t.mu.Unlock()
 	if _, ok := t.open[k]; ok {
 		delete(t.open, k)
-		k.pool.open--
+		t.leave(k.pool)
 	}
 }
 
+// leave gives a place among a node's connections back. The caller holds mu.
+func (t *Transport) leave(p *pool) {
+	p.open--
+	p.node.open--
+	p.node.next(nil)
+}
+
 // look is the sweep, once a second: it ends waits that took too long or whose
-// client has gone, and closes what has been idle for too long.
+// client has gone, closes what has been idle for too long, and retires
+// connections to addresses that their name has no more.
 func (t *Transport) look() {
 	now := t.ticks.Add(1)
 	var stale []*conn
 	t.mu.Lock()
-	for key, p := range t.idle {
-		n := 0
-		for n < len(p.list) && now >= p.list[n].until {
-			stale = append(stale, p.list[n])
-			n++
-		}
-		if n > 0 {
-			left := copy(p.list, p.list[n:])
-			clear(p.list[left:])
-			p.list = p.list[:left]
-		}
-		if p.open == 0 {
-			delete(t.idle, key)
+	for _, n := range t.nodes {
+		if n.host != "" {
+			n.addrs, n.known = t.Resolver.Known(n.host)
 		}
 	}
 	for k := range t.open {
 		k.look(now)
+		if n := k.pool.node; n.known && k.remote.IsValid() {
+			k.retired = !slices.Contains(n.addrs, k.remote)
+		}
 	}
-	if t.sweep = nil; len(t.open) > 0 && !t.closed {
-		t.sweep = time.AfterFunc(time.Second, t.look)
+	for key, p := range t.idle {
+		kept := p.list[:0]
+		for _, k := range p.list {
+			if now >= k.until || k.retired || now-k.born >= t.life() {
+				stale = append(stale, k)
+			} else {
+				kept = append(kept, k)
+			}
+		}
+		clear(p.list[len(kept):])
+		p.list = kept
+		if p.open == 0 {
+			delete(t.idle, key)
+			t.drop(p.node)
+		}
+	}
+	old := t.sweepHTTP2(now)
+	if t.sweep = nil; len(t.open)+len(t.h2) > 0 {
+		t.watch()
 	}
 	t.mu.Unlock()
 	for _, k := range stale {
+		k.cut()
+	}
+	for _, h := range old {
+		h.CloseIdleConnections()
+	}
+}
+
+// Shed closes up to n idle connections, those idle longest of each pool first:
+// the process has run out of descriptors.
+func (t *Transport) Shed(n int) {
+	var list []*conn
+	t.mu.Lock()
+	for again := true; again && len(list) < n; {
+		again = false
+		for _, p := range t.idle {
+			if len(p.list) > 0 && len(list) < n {
+				list = append(list, p.list[0])
+				p.list = append(p.list[:0], p.list[1:]...)
+				again = true
+			}
+		}
+	}
+	t.mu.Unlock()
+	for _, k := range list {
 		k.cut()
 	}
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -189,15 +190,17 @@ func (f *flight) failure(err error, c *engine.Call, up *gateway.Upstream) (r *ga
 		}
 		return r, false, false
 	}
-	if f.x.Ctx.Err() != nil {
-		r.Status, r.Err = 499, nil
+	if err := f.x.Ctx.Err(); err != nil {
+		if r.Status, r.Err = 499, nil; errors.Is(err, context.DeadlineExceeded) {
+			r.Status = 504 // the exchange took too long
+		}
 		return r, false, false
 	}
 	if e.Timeout {
 		r.Status = 504
 	}
 	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if errors.As(err, &dns) || errors.Is(err, engine.ErrBusy) {
 		r.Status = 503
 	}
 	if e.Stage == engine.StageConnect {

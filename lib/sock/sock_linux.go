@@ -3,6 +3,7 @@
 package sock
 
 import (
+	"encoding/binary"
 	"syscall"
 	"unsafe"
 )
@@ -60,6 +61,19 @@ func Look(fd uintptr) State {
 			return Readable
 		}
 	}
+}
+
+// Traffic says how many bytes the peer of a TCP connection has acknowledged,
+// and how many it has sent; false: the kernel does not say.
+func Traffic(fd uintptr) (acked, received uint64, ok bool) {
+	// struct tcp_info of linux/tcp.h: 8 bytes, 24 words, then words of 64 bits.
+	var info [136]byte
+	size := uint32(len(info))
+	_, _, e := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO, uintptr(unsafe.Pointer(&info[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if e != 0 || int(size) < len(info) {
+		return 0, 0, false
+	}
+	return binary.NativeEndian.Uint64(info[120:]), binary.NativeEndian.Uint64(info[128:]), true
 }
 
 // CloseWrite tells the peer that nothing more comes; the descriptor stays open.

@@ -19,6 +19,9 @@ func SendMore(uintptr, []byte) (int, syscall.Errno) { return 0, syscall.ENOSYS }
 // Look is not available here.
 func Look(uintptr) State { return Quiet }
 
+// Traffic is not available here.
+func Traffic(uintptr) (acked, received uint64, ok bool) { return 0, 0, false }
+
 // CloseWrite is not available here.
 func CloseWrite(uintptr) {}
 
