@@ -27,8 +27,8 @@ func (s *Server) Stop(ctx context.Context) error { return s.Drain(ctx, Farewell{
 // Drain accepts no more connections and waits for what is under way, so that
 // no client loses anything:
 //
-//   - a connection that a listener has accepted is served, and a TLS handshake
-//     goes on;
+//   - a connection that the kernel or a listener has accepted is served, and a
+//     TLS handshake goes on;
 //   - HTTP/1.1: the next answer carries Connection: close, whether its request
 //     is here, on its way or still to come within Idle; then what the client
 //     sends is read for a moment, so that no answer is lost to a reset;
@@ -51,7 +51,12 @@ func (s *Server) Drain(ctx context.Context, f Farewell) error {
 	ls := slices.Collect(maps.Keys(s.listeners))
 	s.mu.Unlock()
 	for _, l := range ls {
-		l.Close()
+		// What the kernel has accepted for us is taken first: closing would
+		// reset it.
+		d, ok := l.(interface{ SetDeadline(time.Time) error })
+		if !ok || d.SetDeadline(time.Now().Add(drainRound)) != nil {
+			l.Close()
+		}
 	}
 	err := s.see(ctx, f, empty)
 	if err != nil {

@@ -75,6 +75,7 @@ type tlsListener struct {
 func (t *tlsListener) accept() {
 	defer close(t.ended)
 	defer t.wg.Wait()
+	defer t.Listener.Close() // nobody may queue for what is not accepted
 	slots := make(chan struct{}, maxHandshakes)
 	for {
 		c, err := t.Listener.Accept()
@@ -134,6 +135,17 @@ func (t *tlsListener) Accept() (net.Conn, error) {
 func (t *tlsListener) Close() error {
 	t.closed.Store(true)
 	return t.Listener.Close()
+}
+
+// SetDeadline ends accepting at a time, as Close does at once; nil when the
+// listener below can.
+func (t *tlsListener) SetDeadline(at time.Time) error {
+	l, ok := t.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	t.closed.Store(true)
+	return l.SetDeadline(at)
 }
 
 // Cut ends the handshakes under way.
