@@ -46,7 +46,8 @@ type client struct {
 	phase   atomic.Uint32 // what tick judges by
 	since   atomic.Int64  // second in which phase began
 	polled  atomic.Bool   // tick has woken the connection in this phase
-	closing atomic.Bool   // the server stops
+	closing atomic.Bool   // the server stops: the next answer is the last
+	hush    atomic.Bool   // the server stops, and has waited long enough for a request
 	stopped atomic.Bool   // the body of the request is not read any more
 	begun   atomic.Bool   // the answer to a request with a body has begun
 	began   atomic.Int64  // second in which the exchange began; 0: none, or nobody asks
@@ -258,7 +259,7 @@ func (c *client) woken() {
 			return
 		}
 	case phaseIdle:
-		if waited >= lim.Idle || c.closing.Load() {
+		if waited >= lim.Idle || c.hush.Load() && !c.readable() {
 			c.end = true
 			return
 		}
@@ -347,7 +348,7 @@ func (c *client) exchange() {
 		r.Body = &a.body
 	}
 	a.w.reset(c, x)
-	a.closing = h.Close || c.closing.Load() || c.srv.cfg.Limits.Requests > 0 && c.count >= c.srv.cfg.Limits.Requests
+	a.closing = h.Close || c.srv.cfg.Limits.Requests > 0 && c.count >= c.srv.cfg.Limits.Requests
 	c.conclude(c.srv.handle(x, &a.w, 0))
 }
 
@@ -429,7 +430,7 @@ func (c *client) tick(now int64) {
 		}
 		// Once in each wait a plain connection is read again: an end that came
 		// with the last bytes made no edge.
-		if waited >= limit || c.closing.Load() && phase == phaseIdle || c.raw != nil && !c.polled.Swap(true) {
+		if waited >= limit || c.raw != nil && !c.polled.Swap(true) {
 			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
 	case phaseBody:
@@ -449,26 +450,37 @@ func (c *client) tick(now int64) {
 }
 
 // gone says whether the client has closed while its request is answered.
-func (c *client) gone() bool {
+func (c *client) gone() bool { return c.look() == sock.Ended }
+
+// readable says whether something has come that was not read yet.
+func (c *client) readable() bool { return c.look() == sock.Readable }
+
+func (c *client) look() sock.State {
 	raw := c.raw
 	if raw == nil {
 		var ok bool
 		if raw, ok = sock.RawConn(c.tcp); !ok {
-			return false
+			return sock.Quiet
 		}
 	}
 	state := sock.Quiet
-	err := raw.Control(func(fd uintptr) { state = sock.Look(fd) })
-	return err != nil || state == sock.Ended
+	if err := raw.Control(func(fd uintptr) { state = sock.Look(fd) }); err != nil {
+		return sock.Ended
+	}
+	return state
 }
 
 func (c *client) drain() {
 	c.closing.Store(true)
 	if t := c.tunnel(); t != nil {
 		t.drain()
-		return
 	}
-	if c.phase.Load() == phaseIdle {
+}
+
+// quiet ends the wait for a request; woken looks once more.
+func (c *client) quiet() {
+	c.hush.Store(true)
+	if c.phase.Load() == phaseIdle && c.tunnel() == nil {
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
@@ -488,30 +500,20 @@ func (c *client) tunnel() *tunnel {
 
 const (
 	lingerTime  = 2 * time.Second
+	lingerIdle  = time.Second / 2 // after no answer
 	lingerBytes = 16 << 20
 )
 
 // linger reads on for a moment and throws it away, when we are the ones who
-// close: a client that is still sending would get a reset, and lose the answer
-// (RFC 9112, section 9.6).
+// close.
 func (c *client) linger() {
-	if c.eof || c.h2 || c.a == nil || c.a.w.taken {
+	if c.eof || c.h2 || c.a != nil && c.a.w.taken {
 		return
 	}
 	c.setPhase(phaseGone)
-	if t, ok := c.nc.(interface{ CloseWrite() error }); !ok || t.CloseWrite() != nil {
+	if c.a == nil {
+		c.farewell(lingerIdle, make([]byte, 512))
 		return
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(lingerTime))
-	nc := c.nc
-	if c.tcp != nil {
-		nc = c.tcp // below TLS: nobody decrypts what nobody reads
-	}
-	buf := c.a.in.space()
-	for total := 0; total < lingerBytes; {
-		n, err := nc.Read(buf)
-		if total += n; err != nil {
-			return
-		}
-	}
+	c.farewell(lingerTime, c.a.in.space())
 }

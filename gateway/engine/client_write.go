@@ -123,6 +123,7 @@ func (c *client) head(w *Writer) {
 		a.chunked = true
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
+	a.closing = a.closing || c.closing.Load()
 	if w.refused || w.x.Req.Length != 0 && a.body.answer() {
 		a.closing = true // what the client sends now may be body or not
 	}
@@ -386,7 +387,7 @@ func (s *pipes) close() {
 
 // upgrade answers 101 and gives the connection away.
 func (c *client) upgrade(w *Writer, protocol string) (io.ReadWriteCloser, error) {
-	if c.inFd || c.closing.Load() {
+	if c.inFd {
 		return nil, ErrNoUpgrade
 	}
 	out := append(append(make([]byte, 0, 512), "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "...), protocol...)
@@ -396,11 +397,13 @@ func (c *client) upgrade(w *Writer, protocol string) (io.ReadWriteCloser, error)
 		return nil, err
 	}
 	_ = c.nc.SetReadDeadline(time.Time{})
-	t := &tunnel{c: c, early: append([]byte(nil), c.a.in.pending()...)}
-	t.last.Store(c.srv.seconds.Load())
+	t := newTunnel(c, protocol, append([]byte(nil), c.a.in.pending()...))
 	c.a.in.drop()
 	c.mu.Lock()
 	c.tun = t
 	c.mu.Unlock()
+	if c.closing.Load() { // a client that asks now learns at once to ask elsewhere
+		t.drain()
+	}
 	return t, nil
 }

@@ -12,12 +12,10 @@ package engine
 
 import (
 	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -128,19 +126,27 @@ type Server struct {
 	addrs      map[netip.Addr]int      // guarded by mu; connections by client, when that is limited
 	listeners  map[io.Closer]int       // guarded by mu; and their connections
 	advertised map[net.Listener]string // guarded by mu; the Alt-Svc of TLS listeners
+	serving    int                     // guarded by mu: calls of Serve and ServeQUIC
+	conns      int                     // guarded by mu: connections that were let in
 	done       bool                    // guarded by mu: stopping
-	empty      chan struct{}           // guarded by mu: closed when done and the last link is gone
+	empty      chan struct{}           // guarded by mu: closed when done and nobody is left; nil: not stopping, or closed
 	sweeping   bool                    // guarded by mu: the sweeper runs
 	sweeps     sync.WaitGroup          // the sweeper
 	halt       chan struct{}           // ends the sweeper
+
+	restart atomic.Bool // somebody else serves the clients from now on: see Farewell
 }
 
 // link is a connection of a client, as the server that looks after it sees it.
 type link interface {
 	// tick is called once a second, to enforce times. It must not block.
 	tick(now int64)
-	// drain lets what is under way end and then closes.
+	// drain lets what is under way end and then closes. A connection without a
+	// request stays open: its next one may be on its way.
 	drain()
+	// quiet closes a connection that is drained and has nothing to do. It may
+	// be called again.
+	quiet()
 	// cut closes at once.
 	cut()
 }
@@ -202,7 +208,7 @@ func (s *Server) Serve(l net.Listener) error {
 			s.admit(l, nc)
 			continue
 		}
-		if s.stopping() {
+		if s.stopping() { // what was accepted before is admitted above
 			return nil
 		}
 		if !transient(err) {
@@ -269,6 +275,7 @@ func (s *Server) makeRoom() bool {
 	slices.SortFunc(list, func(a, b idle) int { return cmp.Compare(a.since, b.since) })
 	for _, i := range list[:min(len(list), max(len(list)/8, 16))] {
 		i.k.drain()
+		i.k.quiet()
 	}
 	if s.cfg.Exhausted != nil {
 		s.cfg.Exhausted()
@@ -283,6 +290,7 @@ func (s *Server) open(l io.Closer) bool {
 		return false
 	}
 	s.listeners[l] = 0
+	s.serving++
 	if !s.sweeping {
 		s.sweeping = true
 		s.sweeps.Go(s.sweep)
@@ -296,6 +304,17 @@ func (s *Server) close(l io.Closer) {
 	defer s.mu.Unlock()
 	if s.listeners[l] == 0 {
 		delete(s.listeners, l)
+	}
+	s.serving--
+	s.left()
+}
+
+// left notices when the last of a server that stops is gone. The caller holds
+// mu.
+func (s *Server) left() {
+	if s.empty != nil && s.serving == 0 && s.conns == 0 {
+		close(s.empty)
+		s.empty = nil
 	}
 }
 
@@ -349,10 +368,8 @@ func (s *Server) count(l io.Closer, a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.accepted.Add(1)
-	if lim := s.cfg.Limits.Conns; s.done || lim > 0 && s.listeners[l] >= lim {
-		if !s.done {
-			s.stats.turnedListener.Add(1)
-		}
+	if lim := s.cfg.Limits.Conns; lim > 0 && s.listeners[l] >= lim {
+		s.stats.turnedListener.Add(1)
 		return false
 	}
 	if lim := s.cfg.Limits.ConnsPerAddr; lim > 0 {
@@ -363,6 +380,7 @@ func (s *Server) count(l io.Closer, a netip.Addr) bool {
 		s.addrs[a]++
 	}
 	s.listeners[l]++
+	s.conns++
 	return true
 }
 
@@ -378,6 +396,8 @@ func (s *Server) uncount(w wire) {
 			delete(s.addrs, a)
 		}
 	}
+	s.conns--
+	s.left()
 }
 
 // track puts a connection under the server's care; false: it is stopping, and
@@ -394,10 +414,6 @@ func (s *Server) forget(k link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.links, k)
-	if s.empty != nil && len(s.links) == 0 {
-		close(s.empty)
-		s.empty = nil
-	}
 }
 
 // sweep looks after every connection once a second: one timer for all instead
@@ -449,47 +465,6 @@ func (s *Server) setClock(now time.Time) {
 	s.seconds.Store(now.Unix())
 	d := now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
 	s.date.Store(&d)
-}
-
-// Stop accepts no more connections and waits for the requests and tunnels
-// under way. What is not done when ctx ends is cut off, and the error is ctx's.
-func (s *Server) Stop(ctx context.Context) error {
-	s.mu.Lock()
-	if s.done {
-		s.mu.Unlock()
-		return nil
-	}
-	s.done = true
-	empty := make(chan struct{})
-	if len(s.links) == 0 {
-		close(empty)
-	} else {
-		s.empty = empty
-	}
-	ls, left := slices.Collect(maps.Keys(s.listeners)), slices.Collect(maps.Keys(s.links))
-	s.mu.Unlock()
-	for _, l := range ls {
-		l.Close()
-	}
-	for _, k := range left {
-		k.drain()
-	}
-	var err error
-	select {
-	case <-empty:
-	case <-ctx.Done():
-		err = ctx.Err()
-		s.mu.Lock()
-		left = slices.Collect(maps.Keys(s.links))
-		s.mu.Unlock()
-		for _, k := range left {
-			k.cut()
-		}
-	}
-	close(s.halt)
-	s.sweeps.Wait()
-	s.pipes.close()
-	return err
 }
 
 // Connections is the number of open connections of clients, for metrics.

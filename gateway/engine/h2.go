@@ -53,7 +53,10 @@ type h2conn struct {
 	writes  pace                 // guarded by mu; of what the socket takes
 	grants  pace                 // guarded by mu; of the connection's window
 	broken  error                // guarded by mu; why nothing is written any more
+	ticked  bool                 // guarded by mu; a tick has passed since leaving
+	leaving bool                 // guarded by mu; the client was told that the end is near
 	off     bool                 // guarded by mu; no new streams
+	told    uint32               // guarded by mu, when off; the last stream that is served
 }
 
 // Sizes and budgets of a connection.
@@ -122,6 +125,7 @@ func (c *h2conn) serve(draining bool) {
 			err = c.take(f)
 		}
 		if err != nil && !c.survives(err) {
+			c.farewell()
 			return
 		}
 		if c.in.Buffered() == 0 {
@@ -158,21 +162,29 @@ func (c *h2conn) survives(err error) bool {
 // it.
 func (c *h2conn) goAway(code http2.ErrCode) {
 	c.mu.Lock()
-	c.off = true
-	_ = c.frames.WriteGoAway(c.last, code, nil)
+	c.turnOff(code)
 	c.mu.Unlock()
 	c.flush()
-	if code == http2.ErrCodeNo {
-		return
-	}
 	c.srv.broken.Add(1)
-	if t, ok := c.nc.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {
-		nc := net.Conn(c.nc)
-		if c.tcp != nil {
-			nc = c.tcp
-		}
-		_ = nc.SetReadDeadline(time.Now().Add(lingerTime / 4))
-		_, _ = io.CopyN(io.Discard, nc, lingerBytes)
+	c.wire.farewell(lingerIdle, make([]byte, 4096))
+}
+
+// turnOff says which stream is the last. The caller holds mu.
+func (c *h2conn) turnOff(code http2.ErrCode) {
+	if !c.off { // it never grows (RFC 9113, section 6.8)
+		c.off, c.told = true, c.last
+	}
+	_ = c.frames.WriteGoAway(c.told, code, nil)
+}
+
+// farewell closes in peace, when that was agreed and nothing is under way.
+func (c *h2conn) farewell() {
+	c.mu.Lock()
+	peace := c.off && c.running == 0 && c.broken == nil
+	c.mu.Unlock()
+	if peace {
+		c.flush()
+		c.wire.farewell(lingerIdle, make([]byte, 4096))
 	}
 }
 
@@ -217,8 +229,11 @@ func (c *h2conn) take(f http2.Frame) error {
 		return c.takeWindow(f)
 	case *http2.PingFrame:
 		return c.costs(func() {
-			if !f.IsAck() {
+			switch {
+			case !f.IsAck():
 				_ = c.frames.WritePing(true, f.Data)
+			case f.Data == h2Leaving && c.leaving && !c.off:
+				c.turnOff(http2.ErrCodeNo) // everything the client sent before it knew is here
 			}
 		})
 	case *http2.PriorityFrame:
@@ -294,12 +309,13 @@ func (c *h2conn) open() error {
 		return connError(http2.ErrCodeStreamClosed)
 	}
 	c.last = b.id
+	if c.off {
+		c.mu.Unlock()
+		return nil // the client knows from GOAWAY that nobody looks at it
+	}
 	refused := c.running >= c.srv.cfg.Limits.Streams
-	off := c.off
 	c.mu.Unlock()
 	switch {
-	case off:
-		return nil // the client knows from GOAWAY that nobody looks at it
 	case b.selfish:
 		return streamError(b.id, http2.ErrCodeProtocol)
 	case refused:
@@ -343,7 +359,7 @@ func (c *h2conn) takeData(f *http2.DataFrame) error {
 		switch {
 		case id > c.last || id%2 == 0:
 			return connError(http2.ErrCodeProtocol)
-		case c.late(id):
+		case c.late(id), c.off && id > c.told:
 			return nil
 		}
 		return streamError(id, http2.ErrCodeStreamClosed)
@@ -471,9 +487,12 @@ func (c *h2conn) tick(now int64) {
 		c.idle = now
 	} else if c.off || time.Duration(now-c.idle)*time.Second >= lim.Idle {
 		if !c.off {
-			c.off = true
-			_ = c.frames.WriteGoAway(c.last, http2.ErrCodeNo, nil)
-			go c.flush()
+			c.leave()
+			if c.ticked { // the client has had a second to answer the ping
+				c.turnOff(http2.ErrCodeNo)
+				go c.flush()
+			}
+			c.ticked = true
 			return // the next tick closes: the client has read it by then
 		}
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
@@ -484,11 +503,21 @@ func (c *h2conn) tick(now int64) {
 func (c *h2conn) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.off {
+	c.leave()
+}
+
+// h2Leaving is the ping whose answer says that the client knows.
+var h2Leaving = [8]byte{'l', 'e', 'a', 'v', 'i', 'n', 'g', '.'}
+
+// leave tells the client to open no more streams. What it opens before it
+// knows is served: turnOff comes a round trip later. The caller holds mu.
+func (c *h2conn) leave() {
+	if c.leaving || c.off {
 		return
 	}
-	c.off = true
-	_ = c.frames.WriteGoAway(c.last, http2.ErrCodeNo, nil)
+	c.leaving = true
+	_ = c.frames.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil)
+	_ = c.frames.WritePing(false, h2Leaving)
 	go c.flush()
 }
 
@@ -496,6 +525,20 @@ func (c *h2conn) idleSince() (int64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.idle, c.running == 0 && !c.off
+}
+
+// quiet ends a connection without streams, after it was drained.
+func (c *h2conn) quiet() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.off {
+		c.turnOff(http2.ErrCodeNo)
+		go c.flush()
+		return
+	}
+	if c.running == 0 {
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 func (c *h2conn) cut() {

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -296,33 +295,5 @@ func TestHTTP2Backpressure(t *testing.T) {
 	})
 	if got != 65535 || f.(*http2.RSTStreamFrame).ErrCode != http2.ErrCodeCancel {
 		t.Errorf("%d bytes before %v", got, f)
-	}
-}
-
-// TestHTTP2Drain: GOAWAY, what is under way ends, then the connection.
-func TestHTTP2Drain(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	addr, s := start(t, func(x *gateway.Exchange, w *Writer) {
-		close(entered)
-		<-release
-		say(x, w, "done")
-	})
-	p := newPeer(t, addr)
-	p.open(1, true, getRoot...)
-	<-entered
-	stopped := make(chan error, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		stopped <- s.Stop(ctx)
-	}()
-	g := p.until("GOAWAY", func(f http2.Frame) bool { _, ok := f.(*http2.GoAwayFrame); return ok }).(*http2.GoAwayFrame)
-	if g.ErrCode != http2.ErrCodeNo || g.LastStreamID != 1 {
-		t.Errorf("%+v", g)
-	}
-	close(release)
-	p.until("the answer", headersOf(1))
-	if err := <-stopped; err != nil {
-		t.Errorf("stop: %v", err)
 	}
 }

@@ -170,4 +170,7 @@ func (c *h3conn) drain() {
 	c.goAway(c.next)
 }
 
+// quiet drains what could not be drained before it was set up; tick closes.
+func (c *h3conn) quiet() { c.drain() }
+
 func (c *h3conn) cut() { c.close(h3NoError) }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -54,7 +55,7 @@ func TLS(l net.Listener, certs Certificates, log *slog.Logger) net.Listener {
 	t := &tlsListener{Listener: l, log: log, ready: make(chan net.Conn), ended: make(chan struct{}),
 		cfg: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetConfigForClient: certs.TLSConfig}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.wg.Go(t.accept)
+	go t.accept()
 	return t
 }
 
@@ -63,21 +64,24 @@ type tlsListener struct {
 	cfg    *tls.Config
 	log    *slog.Logger
 	ready  chan net.Conn
-	ended  chan struct{} // closed when accepting ended, after err is set
+	ended  chan struct{} // closed when accepting and every handshake ended, after err is set
 	err    error
-	wg     sync.WaitGroup
-	ctx    context.Context // of the handshakes; ends with Close
+	wg     sync.WaitGroup  // of the handshakes
+	ctx    context.Context // of the handshakes; ends with Cut
 	cancel context.CancelFunc
+	closed atomic.Bool
 }
 
 func (t *tlsListener) accept() {
 	defer close(t.ended)
+	defer t.wg.Wait()
+	defer t.Listener.Close() // nobody may queue for what is not accepted
 	slots := make(chan struct{}, maxHandshakes)
 	for {
 		c, err := t.Listener.Accept()
 		if err != nil {
 			var ne net.Error
-			if t.ctx.Err() == nil && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.As(err, &ne) && ne.Timeout()) {
+			if !t.closed.Load() && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.As(err, &ne) && ne.Timeout()) {
 				t.log.Warn("accepting connections", "addr", t.Addr().String(), "err", err)
 				select {
 				case <-time.After(50 * time.Millisecond):
@@ -112,7 +116,7 @@ func (t *tlsListener) handshake(c net.Conn) {
 	}
 	select {
 	case t.ready <- tc:
-	case <-t.ctx.Done():
+	case <-ctx.Done(): // nobody accepts any more
 		tc.Close()
 	}
 }
@@ -126,10 +130,23 @@ func (t *tlsListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends accepting and the handshakes under way.
+// Close ends accepting. Handshakes under way go on: Accept returns what comes
+// of them, and an error after the last.
 func (t *tlsListener) Close() error {
-	t.cancel()
-	err := t.Listener.Close()
-	t.wg.Wait()
-	return err
+	t.closed.Store(true)
+	return t.Listener.Close()
 }
+
+// SetDeadline ends accepting at a time, as Close does at once; nil when the
+// listener below can.
+func (t *tlsListener) SetDeadline(at time.Time) error {
+	l, ok := t.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	t.closed.Store(true)
+	return l.SetDeadline(at)
+}
+
+// Cut ends the handshakes under way.
+func (t *tlsListener) Cut() { t.cancel() }

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -316,3 +317,64 @@ func TestUpstreamIsVerified(t *testing.T) {
 		}
 	}
 }
+
+// TestHandshakeOutlivesTheListener: a client whose handshake is under way when
+// the server stops is served.
+func TestHandshakeOutlivesTheListener(t *testing.T) {
+	cert, key := pair(t, "a.test")
+	crt, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcp, err := TCP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := engine.NewServer(engine.ServerConfig{Handler: engine.HandlerFunc(func(x *gateway.Exchange, w *engine.Writer) {
+		x.Resp.Status, x.Resp.Length = 200, 0
+		w.Head()
+	})})
+	served := make(chan error, 1)
+	go func() {
+		served <- s.Serve(TLS(tcp, fixed{&tls.Config{Certificates: []tls.Certificate{crt}}}, slog.New(slog.DiscardHandler)))
+	}()
+	first, err := net.Dial("tcp", tcp.Addr().String()) // begins, and waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	accepted, err := tls.Dial("tcp", tcp.Addr().String(), &tls.Config{InsecureSkipVerify: true}) // so the first was accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Stop(ctx) }()
+	for { // until nobody listens
+		c, err := net.Dial("tcp", tcp.Addr().String())
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	c := tls.Client(first, &tls.Config{InsecureSkipVerify: true})
+	defer c.Close()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 200 ")) || !bytes.Contains(got, []byte("Connection: close\r\n")) {
+		t.Errorf("%q, %v", got, err)
+	}
+	c.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+type fixed struct{ cfg *tls.Config }
+
+func (f fixed) TLSConfig(*tls.ClientHelloInfo) (*tls.Config, error) { return f.cfg, nil }
