@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
@@ -196,6 +197,7 @@ type Node struct {
 	Addr     string // "host:port"
 	Weight   int
 	Priority int
+	Pool     atomic.Value // the engine's: where it keeps connections to Addr
 }
 
 // Picker chooses a node and is told how it went.

@@ -43,9 +43,7 @@ type client struct {
 	seen  int     // bytes of a head that were looked at
 	count int     // requests
 
-	phase   atomic.Uint32 // what tick judges by
-	since   atomic.Int64  // second in which phase began
-	polled  atomic.Bool   // tick has woken the connection in this phase
+	state   atomic.Uint64 // what tick judges by: see setPhase
 	closing atomic.Bool   // the server stops: the next answer is the last
 	hush    atomic.Bool   // the server stops, and has waited long enough for a request
 	stopped atomic.Bool   // the body of the request is not read any more
@@ -147,7 +145,7 @@ func (c *client) serveRaw() (idle bool) {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			c.woken()
-			if !c.end && c.grown && c.phase.Load() == phaseIdle {
+			if !c.end && c.grown && c.phase() == phaseIdle {
 				c.grown = false
 				c.srv.shed.Add(1)
 				return true
@@ -197,10 +195,10 @@ func (c *client) step(fd uintptr) bool {
 func (c *client) wait() {
 	if len(c.a.in.pending()) == 0 {
 		c.release()
-		if c.phase.Load() != phaseIdle { // a look of tick begins nothing new
+		if c.phase() != phaseIdle { // a look of tick begins nothing new
 			c.setPhase(phaseIdle)
 		}
-	} else if c.phase.Load() != phaseHead {
+	} else if c.phase() != phaseHead {
 		c.setPhase(phaseHead)
 	}
 }
@@ -249,8 +247,8 @@ func (c *client) servePlain() {
 // woken decides why tick has ended the wait for bytes.
 func (c *client) woken() {
 	lim := &c.srv.cfg.Limits
-	waited := time.Duration(c.srv.seconds.Load()-c.since.Load()) * time.Second
-	switch c.phase.Load() {
+	waited := time.Duration(c.srv.seconds.Load()-c.since()) * time.Second
+	switch c.phase() {
 	case phaseGone:
 		c.end = true
 	case phaseHead:
@@ -403,21 +401,37 @@ func (c *client) conclude(ok bool) {
 	clearExchange(&a.x)
 }
 
+// setPhase begins a phase. One word holds all of it, because a request changes
+// it twice: the phase in the lowest bits, polled, and the second it began in.
 func (c *client) setPhase(p uint32) {
-	c.since.Store(c.srv.seconds.Load())
-	c.phase.Store(p)
-	c.polled.Store(false)
+	c.state.Store(uint64(c.srv.seconds.Load())<<secondShift | uint64(p))
+}
+
+const (
+	phaseMask   = 1<<3 - 1
+	polled      = 1 << 3 // tick has woken the connection in this phase
+	secondShift = 4
+)
+
+func (c *client) phase() uint32 { return uint32(c.state.Load() & phaseMask) }
+
+func (c *client) since() int64 { return int64(c.state.Load() >> secondShift) }
+
+// poll says whether tick is to wake the connection, once in each phase.
+func (c *client) poll() bool {
+	s := c.state.Load()
+	return s&polled == 0 && c.state.CompareAndSwap(s, s|polled)
 }
 
 // tick is the server's look at the connection, once a second.
 func (c *client) tick(now int64) {
-	since := c.since.Load()
+	since := c.since()
 	if now-since < 1 {
 		return
 	}
 	waited := time.Duration(now-since) * time.Second
 	lim := &c.srv.cfg.Limits
-	phase := c.phase.Load()
+	phase := c.phase()
 	if phase >= phaseBusy && phase <= phaseSend {
 		c.tickTotal(now, phase)
 	}
@@ -430,7 +444,7 @@ func (c *client) tick(now int64) {
 		}
 		// Once in each wait a plain connection is read again: an end that came
 		// with the last bytes made no edge.
-		if waited >= limit || c.raw != nil && !c.polled.Swap(true) {
+		if waited >= limit || c.raw != nil && c.poll() {
 			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
 	case phaseBody:
@@ -480,12 +494,12 @@ func (c *client) drain() {
 // quiet ends the wait for a request; woken looks once more.
 func (c *client) quiet() {
 	c.hush.Store(true)
-	if c.phase.Load() == phaseIdle && c.tunnel() == nil {
+	if c.phase() == phaseIdle && c.tunnel() == nil {
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-func (c *client) idleSince() (int64, bool) { return c.since.Load(), c.phase.Load() == phaseIdle }
+func (c *client) idleSince() (int64, bool) { return c.since(), c.phase() == phaseIdle }
 
 func (c *client) cut() {
 	c.ctx.end()

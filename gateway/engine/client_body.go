@@ -30,14 +30,16 @@ type clientBody struct {
 
 func (b *clientBody) begin(c *client, h *h1.Head) {
 	b.c, b.left, b.total, b.chunked, b.failed, b.answered = c, max(h.Length, 0), 0, h.Chunked, nil, false
+	if b.done = !b.chunked && b.left == 0; b.done {
+		b.expect = false
+		return
+	}
+	b.expect = h.Expect
 	c.stopped.Store(false)
+	c.begun.Store(false)
 	if b.chunked {
 		b.chunks.Reset()
 	}
-	if b.done = !b.chunked && b.left == 0; !b.done {
-		c.begun.Store(false)
-	}
-	b.expect = h.Expect && !b.done
 }
 
 func (b *clientBody) none() { b.done, b.failed, b.expect, b.answered = true, nil, false, false }

@@ -214,7 +214,7 @@ func (c *client) send(p []byte) error {
 			return nil
 		}
 	}
-	old := c.phase.Load()
+	old := c.phase()
 	c.setPhase(phaseSend)
 	_, err := c.nc.Write(p)
 	c.setPhase(old)

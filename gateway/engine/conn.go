@@ -76,12 +76,14 @@ var _ Answer = (*conn)(nil)
 // asked for, before a byte of the request was sent on it.
 var errStale = errors.New("the idle connection has ended")
 
-func (k *conn) begin(ctx context.Context, c *Call, resp *gateway.Response) {
+// begin begins a call, whose answer is waited for at most so long; 0: not yet.
+func (k *conn) begin(ctx context.Context, c *Call, resp *gateway.Response, wait time.Duration) {
 	k.call, k.resp, k.s = c, resp, c.Scratch
 	k.kind, k.done, k.broken, k.up, k.closed = bodyNone, false, false, false, false
 	k.sending, k.sendErr, k.sent, k.err = nil, nil, false, nil
 	k.mu.Lock()
 	k.ctx, k.ended, k.begun = ctx, false, false
+	k.bound(wait)
 	k.mu.Unlock()
 }
 
@@ -172,11 +174,8 @@ func (k *conn) send(out []byte, rest bool) (Stage, error) {
 		if err := k.more(); err != nil {
 			return StageWait, err
 		}
-	} else {
-		k.wait(k.call.Timeout.Read)
-		if stage, err := k.roundTrip(out); err != nil {
-			return stage, err
-		}
+	} else if stage, err := k.roundTrip(out); err != nil {
+		return stage, err
 	}
 	if err := k.readHead(); err != nil {
 		return StageAnswer, err

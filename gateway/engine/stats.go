@@ -68,7 +68,7 @@ type reporter interface {
 }
 
 func (c *client) report() (string, activity) {
-	switch c.phase.Load() {
+	switch c.phase() {
 	case phaseIdle, phaseGone:
 		return "http/1", waiting
 	case phaseHead, phaseBody:

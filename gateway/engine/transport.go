@@ -26,9 +26,10 @@ const maxInterim = 16
 // Call is one request to one node. The caller has chosen every byte of the
 // head but the framing.
 type Call struct {
-	Scheme, Addr string      // "http", "https", "grpc" (HTTP/2), "grpcs" (HTTP/2 over TLS)
-	SNI          string      // server name of TLS, also verified
-	TLS          *tls.Config // with TLS; must not change
+	Scheme, Addr string        // "http", "https", "grpc" (HTTP/2), "grpcs" (HTTP/2 over TLS)
+	SNI          string        // server name of TLS, also verified
+	TLS          *tls.Config   // with TLS; must not change
+	Node         *gateway.Node // whose Addr it is; may be nil
 	Keep         gateway.KeepAlive
 	Fresh        bool // on a new connection, whatever is kept
 	Timeout      gateway.Timeout
@@ -138,7 +139,9 @@ type Transport struct {
 
 // pool is what is kept for one node under one name.
 type pool struct {
+	of   *Transport
 	node *node
+	gone bool    // guarded by Transport.mu; nothing was open, another takes its place
 	list []*conn // guarded by Transport.mu; last used at the end
 	open int     // guarded by Transport.mu; connections, idle or not, and dials under way
 }
@@ -193,13 +196,8 @@ func (c *Call) key() poolKey {
 
 // get takes the idle connection that was used last, or dials.
 func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
-	key := c.key()
 	t.mu.Lock()
-	p := t.idle[key]
-	if p == nil {
-		p = &pool{node: t.node(c.Addr)}
-		t.idle[key] = p
-	}
+	p := t.poolOf(c)
 	if n := len(p.list); n > 0 && !c.Fresh {
 		k := p.list[n-1]
 		p.list[n-1] = nil
@@ -236,6 +234,27 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 	t.open[k] = struct{}{}
 	t.watch()
 	return k, nil
+}
+
+// poolOf finds or makes the pool for a call. A node remembers the last one:
+// nearly every call to it wants the same. The caller holds mu.
+func (t *Transport) poolOf(c *Call) *pool {
+	plain := c.Node != nil && c.Scheme == "http"
+	if plain {
+		if p, ok := c.Node.Pool.Load().(*pool); ok && p.of == t && !p.gone {
+			return p
+		}
+	}
+	key := c.key()
+	p := t.idle[key]
+	if p == nil {
+		p = &pool{of: t, node: t.node(c.Addr)}
+		t.idle[key] = p
+	}
+	if plain {
+		c.Node.Pool.Store(p)
+	}
+	return p
 }
 
 // watch starts the sweep. The caller holds mu.
@@ -377,6 +396,7 @@ func (t *Transport) look() {
 		p.list = kept
 		if p.open == 0 {
 			delete(t.idle, key)
+			p.gone = true
 			t.drop(p.node)
 		}
 	}
@@ -431,7 +451,6 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 		if err != nil {
 			return nil, callError(StageConnect, false, err)
 		}
-		k.begin(ctx, c, resp)
 		if rest && c.Length > 0 && c.Length <= maxWhole {
 			if b, ok := c.Body.(interface{ Whole() ([]byte, bool) }); ok {
 				if p, ok := b.Whole(); ok {
@@ -441,6 +460,11 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 			}
 		}
 		c.Scratch.out = out
+		wait := c.Timeout.Read
+		if rest || k.raw == nil {
+			wait = 0
+		}
+		k.begin(ctx, c, resp, wait)
 		stage, err := k.send(out, rest)
 		if err == errStale { // it had ended while it was idle, nothing was sent
 			k.finish(false)

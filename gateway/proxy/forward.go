@@ -116,7 +116,7 @@ func (f *flight) pick(up *gateway.Upstream, again bool) (*gateway.Node, error) {
 func (f *flight) compose(up *gateway.Upstream, node *gateway.Node) {
 	x, c := f.x, &f.call
 	*c = engine.Call{
-		Scheme: up.Scheme, Addr: node.Addr, TLS: up.TLS, Keep: up.KeepAlive, Timeout: x.Route.Timeout,
+		Scheme: up.Scheme, Addr: node.Addr, Node: node, TLS: up.TLS, Keep: up.KeepAlive, Timeout: x.Route.Timeout,
 		Method: x.Req.Method, Target: x.Req.Target, Host: x.Req.Authority, Header: &f.header,
 		Body: x.Req.Body, Length: x.Req.Length, Trailer: &x.Req.Trailer, Trailers: x.Req.Trailers, Stop: f.w, Info: f.info, Scratch: &f.scratch,
 	}
