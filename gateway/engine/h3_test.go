@@ -46,10 +46,7 @@ func startQUIC(t testing.TB, h HandlerFunc, change ...func(*ServerConfig)) (stri
 		c(&cfg)
 	}
 	s := NewServer(cfg)
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc := udp(t)
 	done := make(chan error, 1)
 	conf := quicCert(t)
 	go func() { done <- s.ServeQUIC(pc, conf) }()
@@ -63,6 +60,15 @@ func startQUIC(t testing.TB, h HandlerFunc, change ...func(*ServerConfig)) (stri
 	})
 	_, port, _ := net.SplitHostPort(pc.LocalAddr().String())
 	return "https://localhost:" + port, s
+}
+
+func udp(t testing.TB) net.PacketConn {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pc
 }
 
 // h3client is a client of its own connections.

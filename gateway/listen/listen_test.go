@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"gatehouse/gateway"
 	"gatehouse/gateway/engine"
 	"gatehouse/gateway/live"
@@ -53,7 +55,7 @@ func pair(t testing.TB, names ...string) (cert, key string) {
 func quoted(s string) string { b, _ := json.Marshal(s); return string(b) }
 
 type house struct {
-	addr string
+	addr string // of TCP and UDP
 	put  func(k resource.Kind, id, doc string)
 }
 
@@ -77,14 +79,21 @@ func start(t testing.TB, fallback string) house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
+	udp, err := UDP(ctx, tcp.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 2)
 	go func() { served <- s.Serve(TLS(tcp, l, slog.New(slog.DiscardHandler))) }()
+	go func() { served <- s.ServeQUIC(udp, QUIC(l)) }()
 	t.Cleanup(func() {
 		stop, done := context.WithTimeout(context.Background(), 2*time.Second)
 		defer done()
 		s.Stop(stop)
-		if err := <-served; err != nil {
-			t.Error(err)
+		for range 2 {
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
 		}
 		cancel()
 		<-ran
@@ -207,7 +216,7 @@ func TestClientCertificates(t *testing.T) {
 	h.put(resource.SSLs, "1", fmt.Sprintf(`{"sni":"mtls.example","cert":%s,"key":%s,"client":{"ca":%s}}`, quoted(cert), quoted(key), quoted(ca)))
 	h.put(resource.SSLs, "2", fmt.Sprintf(`{"sni":"open.example","cert":%s,"key":%s}`, quoted(open), quoted(openKey)))
 	h.put(resource.Routes, "1", `{"uri":"/*"}`) // 503 when it is reached
-	ask := func(sni, host, cert, key string) int {
+	ask := func(sni, host, cert, key string, quic bool) int {
 		cfg := &tls.Config{ServerName: sni, InsecureSkipVerify: true}
 		if cert != "" {
 			p, err := tls.X509KeyPair([]byte(cert), []byte(key))
@@ -216,8 +225,12 @@ func TestClientCertificates(t *testing.T) {
 			}
 			cfg.Certificates = []tls.Certificate{p}
 		}
-		tr := &http.Transport{TLSClientConfig: cfg}
-		defer tr.CloseIdleConnections()
+		var tr http.RoundTripper = &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
+		if quic {
+			h3 := &http3.Transport{TLSClientConfig: cfg}
+			defer h3.Close()
+			tr = h3
+		}
 		q, _ := http.NewRequest("GET", "https://"+h.addr+"/", nil)
 		q.Host = host
 		res, err := tr.RoundTrip(q)
@@ -238,8 +251,10 @@ func TestClientCertificates(t *testing.T) {
 		{"other host", "mtls.example", "open.example", ca, caKey, 421},
 		{"open", "open.example", "open.example", "", "", 503},
 	} {
-		if got := ask(r.sni, r.host, r.cert, r.key); got != r.want {
-			t.Errorf("%s: %d, want %d", r.name, got, r.want)
+		for _, quic := range []bool{false, true} {
+			if got := ask(r.sni, r.host, r.cert, r.key, quic); got != r.want {
+				t.Errorf("%s: %d, want %d (QUIC %v)", r.name, got, r.want, quic)
+			}
 		}
 	}
 }
@@ -270,6 +285,14 @@ func TestBusyPortIsNamed(t *testing.T) {
 	var busy *BusyError
 	if !errors.As(err, &busy) || busy.Addr != l.Addr().String() {
 		t.Errorf("%v", err)
+	}
+	pc, err := UDP(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	if _, err = UDP(t.Context(), pc.LocalAddr().String()); !errors.As(err, &busy) || busy.Addr != pc.LocalAddr().String() {
+		t.Errorf("udp: %v", err)
 	}
 }
 
