@@ -144,7 +144,7 @@ func (f *flight) compose(up *gateway.Upstream, node *gateway.Node) {
 	if c.Scheme == "https" || c.Scheme == "grpcs" {
 		c.SNI = serverName(c.Host)
 	}
-	if x.Req.Upgrade != "" && x.Route.WebSocket && c.Method == http.MethodGet && strings.EqualFold(x.Req.Upgrade, "websocket") {
+	if x.Req.Upgrade != "" && x.Req.Length == 0 && x.Route.WebSocket && c.Method == http.MethodGet && strings.EqualFold(x.Req.Upgrade, "websocket") {
 		c.Upgrade = "websocket"
 	}
 }
