@@ -274,7 +274,7 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 		if err != nil {
 			f.failed = "upstream broke off: " + err.Error()
 			f.p.cfg.Log.Warn("upstream broke off its answer", "route_id", f.routeID(), "node", x.Node.Addr, "err", err)
-			w.Abort()
+			w.AbortFor(err)
 			return nil
 		}
 		if !filtered {
