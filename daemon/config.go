@@ -92,6 +92,10 @@ type GatewayConfig struct {
 		EnableServerTokens bool     `yaml:"enable_server_tokens" default:"false" doc:"name the version in the Server header"`
 		ShowUpstreamStatus bool     `yaml:"show_upstream_status_in_response_header" default:"false" doc:"always answer X-APISIX-Upstream-Status, not only for 5xx"`
 		TrustedAddresses   []string `yaml:"trusted_addresses" doc:"addresses or networks of proxies whose X-Forwarded-* are believed"`
+		DNSResolver        []string `yaml:"dns_resolver" doc:"DNS servers for the names of nodes, asked in turn: addresses, with a port or without; none: the system's"`
+		DNSResolverValid   int      `yaml:"dns_resolver_valid" min:"1" max:"86400" default:"10" doc:"seconds for which an answer about a name is good"`
+		DNSResolverStale   int      `yaml:"dns_resolver_stale" min:"1" max:"86400" default:"600" doc:"seconds for which an old answer serves while no DNS server answers"`
+		ResolverTimeout    int      `yaml:"resolver_timeout" min:"1" max:"60" default:"5" doc:"longest time for looking up a name, in seconds"`
 		SSL                struct {
 			Enable      bool        `yaml:"enable" default:"true" doc:"serve HTTPS with the certificates of the ssls resource"`
 			Listen      []TLSListen `yaml:"listen" default:"9443" doc:"where HTTPS is served: ports or {ip, port, enable_http3}; enable_http3: true (default false) serves HTTP/3 on the UDP port of the same number and says so in Alt-Svc"`
@@ -109,7 +113,10 @@ type GatewayConfig struct {
 			KeepaliveRequests   int           `yaml:"keepalive_requests" min:"0" default:"0" doc:"requests on one connection; 0: no limit"`
 			ClientHeaderTimeout time.Duration `yaml:"client_header_timeout" default:"60s" doc:"longest time for a whole request head; beyond: 408"`
 			ClientBodyTimeout   time.Duration `yaml:"client_body_timeout" default:"60s" doc:"longest wait between two parts of a request body; beyond: 408"`
-			SendTimeout         time.Duration `yaml:"send_timeout" default:"60s" doc:"longest wait for a client to take a part of the answer"`
+			SendTimeout         time.Duration `yaml:"send_timeout" default:"60s" doc:"longest time in which a client takes nothing of an answer"`
+			ClientMinRate       int           `yaml:"client_min_rate" min:"0" default:"240" doc:"bytes in a second that a client sends of a body, or takes of an answer, while it is waited for; 0: no limit, beyond: 408, or cut off"`
+			ClientMinRateWindow time.Duration `yaml:"client_min_rate_window" default:"30s" doc:"time over which client_min_rate is measured"`
+			RequestTimeout      time.Duration `yaml:"request_timeout" default:"0s" doc:"longest time for a request and its answer, upgraded connections excepted; 0: no limit, beyond: 504, or cut off"`
 			ClientMaxBodySize   int           `yaml:"client_max_body_size" min:"0" default:"0" doc:"bytes of a request body; 0: no limit, beyond: 413"`
 			ClientMaxHeaderSize int           `yaml:"client_max_header_size" min:"1024" default:"65536" doc:"bytes of a request head; beyond: 431"`
 			ClientMaxHeaders    int           `yaml:"client_max_headers" min:"1" default:"200" doc:"header fields of a request; beyond: 431"`
@@ -118,6 +125,10 @@ type GatewayConfig struct {
 			HTTP2MaxStreams     int           `yaml:"http2_max_concurrent_streams" min:"1" default:"100" doc:"requests at once on one connection of HTTP/2 or HTTP/3"`
 			MaxConnections      int           `yaml:"max_connections" min:"0" default:"0" doc:"open connections of a listener; 0: no limit, beyond: closed at once"`
 			MaxConnectionsPeer  int           `yaml:"max_connections_per_address" min:"0" default:"0" doc:"open connections of one client address; 0: no limit, beyond: closed at once"`
+			Upstream            struct {
+				MaxConnections int           `yaml:"max_connections" min:"0" default:"20000" doc:"open connections to one node, idle or not; 0: no limit, beyond: a request waits for its connect timeout, then 503"`
+				KeepaliveTime  time.Duration `yaml:"keepalive_time" default:"1h" doc:"life of a connection to a node, however busy"`
+			} `yaml:"upstream"`
 		} `yaml:"http"`
 	} `yaml:"nginx_config"`
 	Deployment struct {
@@ -332,6 +343,9 @@ func (c *Config) validate(path string) (ps strict.Problems) {
 	if key, err := c.Gateway.checkAccessLog(); err != nil {
 		bad("gateway.nginx_config.http."+key, "%v", err)
 	}
+	if _, err := nameservers(c.Gateway.APISIX.DNSResolver); err != nil {
+		bad("gateway.apisix.dns_resolver", "%v", err)
+	}
 	for i, k := range c.Gateway.Deployment.Admin.AdminKey {
 		if len(k.Key) < 16 {
 			bad(fmt.Sprintf("gateway.deployment.admin.admin_key[%d].key", i), "a key has at least 16 characters")
@@ -348,6 +362,23 @@ func (c *Config) validate(path string) (ps strict.Problems) {
 // shared says whether several processes may use the provider's database.
 func (p *ProviderConfig) shared() bool {
 	return strings.HasPrefix(p.DSN, "postgres://") || strings.HasPrefix(p.DSN, "postgresql://")
+}
+
+// nameservers reads addresses of DNS servers: "10.0.0.2", "10.0.0.2:5353".
+func nameservers(list []string) ([]string, error) {
+	var out []string
+	for _, s := range list {
+		if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+			out = append(out, netip.AddrPortFrom(a, 53).String())
+			continue
+		}
+		ap, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return nil, fmt.Errorf("expected the address of a DNS server such as 10.0.0.2 or 10.0.0.2:53, got %q", s)
+		}
+		out = append(out, ap.String())
+	}
+	return out, nil
 }
 
 // Prefixes reads addresses and networks.

@@ -63,6 +63,9 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	part := &gatewayPart{ballast: make([]byte, ballastSize), adminKey: keys[0].Key, transport: engine.NewTransport(nil), caller: engine.NewCaller(extra)}
 	d.gateway = part
+	if err := g.reach(part.transport); err != nil {
+		return err
+	}
 	env := gateway.Env{Log: d.log, Now: time.Now, Metrics: metrics, Caller: part.caller, SessionSecret: []byte(session)}
 	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: env, Roots: engine.Roots(extra), FallbackSNI: g.APISIX.SSL.FallbackSNI})
 	if err != nil {
@@ -110,7 +113,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	}
 	part.server = engine.NewServer(engine.ServerConfig{
 		Handler: life, Log: d.log, Now: ticks.Now, RealIPFrom: trusted, RealIPHeader: "X-Forwarded-For", RealIPRecursive: true,
-		Limits: g.limits(), Refused: life.Refused,
+		Limits: g.limits(), Refused: life.Refused, Exhausted: func() { part.transport.Shed(shedNodes) },
 	})
 	metrics.MustRegister(&engineMetrics{part.server, part.transport, lines})
 
@@ -170,13 +173,37 @@ func (d *Daemon) serveTLS(at TLSListen, server *engine.Server, certs listen.Cert
 	return nil
 }
 
+// shedNodes is how many idle connections to nodes are closed when descriptors
+// run out.
+const shedNodes = 64
+
+// reach sets how nodes are found, and what is kept open to them.
+func (g *GatewayConfig) reach(t *engine.Transport) error {
+	servers, err := nameservers(g.APISIX.DNSResolver)
+	if err != nil {
+		return err
+	}
+	second := func(n int) time.Duration { return time.Duration(n) * time.Second }
+	t.Resolver = engine.NewResolver(engine.ResolverConfig{
+		Servers: servers, Valid: second(g.APISIX.DNSResolverValid), Stale: second(g.APISIX.DNSResolverStale), Timeout: second(g.APISIX.ResolverTimeout),
+	})
+	up := &g.NginxConfig.HTTP.Upstream
+	t.Limits = engine.UpstreamLimits{Conns: up.MaxConnections, Life: up.KeepaliveTime}
+	return nil
+}
+
 // limits are what a client may send and how long it may take.
 func (g *GatewayConfig) limits() engine.Limits {
 	h := &g.NginxConfig.HTTP
+	rate := h.ClientMinRate
+	if rate == 0 {
+		rate = -1
+	}
 	return engine.Limits{
 		Head: h.ClientMaxHeaderSize, Fields: h.ClientMaxHeaders, URI: h.ClientMaxURISize, Body: int64(h.ClientMaxBodySize),
 		HeadTime: h.ClientHeaderTimeout, BodyTime: h.ClientBodyTimeout, SendTime: h.SendTimeout, Idle: h.KeepaliveTimeout, TunnelIdle: h.TunnelTimeout,
 		Requests: h.KeepaliveRequests, Conns: h.MaxConnections, ConnsPerAddr: h.MaxConnectionsPeer, Streams: h.HTTP2MaxStreams,
+		Rate: rate, RateTime: h.ClientMinRateWindow, Total: h.RequestTimeout,
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // plainLimits are those of the listeners that are no gateway: provider, login
 // app, admin APIs, metrics. The gateway's are in its configuration.
 var plainLimits = engine.Limits{
-	HeadTime: 10 * time.Second, BodyTime: 30 * time.Second, SendTime: time.Minute, Idle: 75 * time.Second, Body: 16 << 20,
+	HeadTime: 10 * time.Second, BodyTime: 30 * time.Second, SendTime: time.Minute, Idle: 75 * time.Second, Total: 5 * time.Minute, Body: 16 << 20,
 }
 
 const drainTimeout = 10 * time.Second

@@ -37,7 +37,7 @@ func TestConfigurationPage(t *testing.T) {
 // TestLinks checks that every file the documents link to exists.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
-	for _, doc := range []string{"../README.md", "../docs/tutorial.md", "../docs/ARCHITECTURE.md", "../docs/differences.md", "../docs/GLOSSARY.md", "../docs/logs.md", "../docs/metrics.md"} {
+	for _, doc := range []string{"../README.md", "../docs/tutorial.md", "../docs/ARCHITECTURE.md", "../docs/differences.md", "../docs/GLOSSARY.md", "../docs/limits.md", "../docs/logs.md", "../docs/metrics.md"} {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Error(err)
@@ -51,6 +51,34 @@ func TestLinks(t *testing.T) {
 			if _, err := os.Stat(dir + m[1]); err != nil {
 				t.Errorf("%s links to %s: %v", doc, m[1], err)
 			}
+		}
+	}
+}
+
+// TestLimitsPage holds the keys and defaults of docs/limits.md against the
+// configuration.
+func TestLimitsPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := daemon.WriteReference(&b); err != nil {
+		t.Fatal(err)
+	}
+	reference := b.String()
+	rows := regexp.MustCompile("(?m)^\\|[^|]*\\| `((?:nginx_config|apisix)\\.[a-z0-9_.]+)` \\| `([^`]*)`").FindAllStringSubmatch(string(page), -1)
+	if len(rows) < 20 {
+		t.Fatalf("%d rows with a key", len(rows))
+	}
+	for _, r := range rows {
+		if !strings.Contains(reference, "| `gateway."+r[1]+"` | `"+r[2]+"` |") {
+			t.Errorf("docs/limits.md says %s is %s, docs/configuration.md does not", r[1], r[2])
+		}
+	}
+	for _, m := range regexp.MustCompile("`gateway\\.(nginx_config\\.http\\.[a-z0-9_.]+)`").FindAllStringSubmatch(reference, -1) {
+		if !strings.Contains(string(page), "`"+m[1]+"`") {
+			t.Errorf("docs/limits.md does not have %s", m[1])
 		}
 	}
 }

@@ -347,7 +347,19 @@ func (c *client) exchange() {
 	}
 	a.w.reset(c, x)
 	a.closing = h.Close || c.srv.cfg.Limits.Requests > 0 && c.count >= c.srv.cfg.Limits.Requests
-	c.conclude(c.srv.handle(x, &a.w, 0))
+	fail := 0
+	if len(h.Target) != len(h.OriginTarget) && c.misdirected(h.Target) {
+		fail = 421
+	}
+	c.conclude(c.srv.handle(x, &a.w, fail))
+}
+
+// misdirected says whether a target of absolute-form names an https resource
+// on a connection that is not secured: only a proxy that is trusted may have
+// ended TLS (RFC 9110, section 7.4).
+func (c *client) misdirected(target string) bool {
+	const https = "https:"
+	return c.tls == nil && len(target) > len(https) && h1.EqualFold(target[:len(https)], https) && !c.srv.trusted(c.peer.Addr())
 }
 
 // fill sets what the connection says about a request.

@@ -127,6 +127,11 @@ func (c *client) head(w *Writer) {
 	if w.refused || w.x.Req.Length != 0 && a.body.answer() {
 		a.closing = true // what the client sends now may be body or not
 	}
+	if r.Status == 426 { // it must say what to upgrade to (RFC 9110, section 15.5.22)
+		if to := r.Header.Get("Upgrade"); to != "" {
+			out = append(append(append(out, "Connection: Upgrade\r\nUpgrade: "...), to...), "\r\n"...)
+		}
+	}
 	switch {
 	case a.closing:
 		out = append(out, "Connection: close\r\n"...)

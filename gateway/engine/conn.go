@@ -282,7 +282,9 @@ func (k *conn) readHead() error {
 			return err
 		}
 		if n == 0 {
-			seen = len(k.s.in.pending())
+			if seen = len(k.s.in.pending()); seen > 0 && !h1.MayBeResponse(k.s.in.text()) {
+				return h1.ErrStatus // no need to wait for its end
+			}
 			if err := k.more(); err != nil {
 				return err
 			}
@@ -308,6 +310,9 @@ func (k *conn) readHead() error {
 				k.call.Info(h.Status, &k.resp.Header)
 			}
 			continue
+		}
+		if h.Status == 426 && h.Upgrade != "" {
+			k.resp.Header.Set("Upgrade", h.Upgrade)
 		}
 		k.frame()
 		return nil

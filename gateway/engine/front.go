@@ -45,8 +45,9 @@ type Writer struct {
 	sent    bool
 	taken   bool // upgraded: the connection is no longer ours
 	aborted bool
-	refused bool // the framing or the protocol is in doubt: close after the answer
-	none    bool // the answer has no body: HEAD, 204, 304
+	cause   error // of aborted; nil: unknown
+	refused bool  // the framing or the protocol is in doubt: close after the answer
+	none    bool  // the answer has no body: HEAD, 204, 304
 }
 
 func (w *Writer) reset(f front, x *gateway.Exchange) { *w = Writer{f: f, x: x} }
@@ -106,6 +107,10 @@ func (w *Writer) Flush() error { return w.f.flush() }
 // Abort marks the answer as cut off: the connection or the stream is reset
 // after the handler returns.
 func (w *Writer) Abort() { w.aborted = true }
+
+// AbortFor is Abort when the upstream has broken off for a reason: on HTTP/2 a
+// client is told what the upstream said.
+func (w *Writer) AbortFor(err error) { w.aborted, w.cause = true, err }
 
 // StopBody makes a blocked read of the client's body fail, for when the answer
 // is complete before the request is. Any goroutine may call it.

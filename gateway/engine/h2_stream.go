@@ -443,7 +443,7 @@ func (st *h2stream) finish(w *Writer) {
 	switch {
 	case st.finished:
 	case w.aborted || st.left > 0:
-		c.reset(st.id, http2.ErrCodeInternal)
+		c.reset(st.id, resetCode(w.cause))
 	case len(w.x.Resp.Trailer.Fields()) > 0:
 		st.headers(st.encode(0, &w.x.Resp.Trailer, -1), true)
 		st.finished = true
@@ -456,6 +456,20 @@ func (st *h2stream) finish(w *Writer) {
 	}
 	delete(c.streams, st.id)
 	c.flushLocked(true)
+}
+
+// resetCode is what a client is told of an answer that was broken off: what an
+// HTTP/2 upstream said, where that is about the call and not about the
+// connection to the upstream.
+func resetCode(err error) http2.ErrCode {
+	var se http2.StreamError
+	if errors.As(err, &se) {
+		switch se.Code {
+		case http2.ErrCodeCancel, http2.ErrCodeRefusedStream, http2.ErrCodeEnhanceYourCalm, http2.ErrCodeInadequateSecurity:
+			return se.Code
+		}
+	}
+	return http2.ErrCodeInternal
 }
 
 func (st *h2stream) upgrade(*Writer, string) (io.ReadWriteCloser, error) { return nil, ErrNoUpgrade }

@@ -475,7 +475,7 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 		}
 		reused := k.uses > 0
 		k.finish(false)
-		if k.sendErr != nil && errors.Is(k.sendErr, ErrClient) {
+		if errors.Is(k.sendErr, ErrClient) || errors.Is(k.sendErr, ErrTooLarge) {
 			stage, err = StageSend, k.sendErr
 		} else if ctx.Err() != nil {
 			err = ctx.Err()

@@ -144,7 +144,7 @@ func (f *flight) compose(up *gateway.Upstream, node *gateway.Node) {
 	if c.Scheme == "https" || c.Scheme == "grpcs" {
 		c.SNI = serverName(c.Host)
 	}
-	if x.Req.Upgrade != "" && x.Route.WebSocket && c.Method == http.MethodGet && strings.EqualFold(x.Req.Upgrade, "websocket") {
+	if x.Req.Upgrade != "" && x.Req.Length == 0 && x.Route.WebSocket && c.Method == http.MethodGet && strings.EqualFold(x.Req.Upgrade, "websocket") {
 		c.Upgrade = "websocket"
 	}
 }
@@ -274,7 +274,7 @@ func (f *flight) relay(body engine.Answer) *gateway.Reply {
 		if err != nil {
 			f.failed = "upstream broke off: " + err.Error()
 			f.p.cfg.Log.Warn("upstream broke off its answer", "route_id", f.routeID(), "node", x.Node.Addr, "err", err)
-			w.Abort()
+			w.AbortFor(err)
 			return nil
 		}
 		if !filtered {

@@ -159,6 +159,9 @@ func (f *flight) run() {
 		if r := f.misdirected(); r != nil {
 			return r
 		}
+		if r := f.outdated(); r != nil {
+			return r
+		}
 		if r := rewrite(x, f.global.Rewrite); r != nil {
 			return r
 		}
@@ -230,6 +233,26 @@ func (f *flight) misdirected() *gateway.Reply {
 	}
 	return nil
 }
+
+// outdated refuses gRPC over HTTP/1: it is defined for HTTP/2 only, and a call
+// would lose its status, which is in the trailers. What a plugin translates
+// (grpc-web) comes as another type.
+func (f *flight) outdated() *gateway.Reply {
+	x := f.x
+	if !strings.HasPrefix(x.Req.Proto, "HTTP/1") || x.Route == nil || x.Route.Upstream == nil {
+		return nil
+	}
+	if s := x.Route.Upstream.Scheme; s != "grpc" && s != "grpcs" {
+		return nil
+	}
+	rest, ok := strings.CutPrefix(x.Req.Header.Get("Content-Type"), "application/grpc")
+	if !ok || rest != "" && rest[0] != '+' && rest[0] != ';' {
+		return nil
+	}
+	return upgradeRequired
+}
+
+var upgradeRequired = &gateway.Reply{Status: http.StatusUpgradeRequired, Header: []gateway.Field{{Name: "Upgrade", Value: "HTTP/2.0"}}}
 
 // merge takes in the plugins of the consumer that the rewrite phase found, and
 // runs the rewriters that are new with them.

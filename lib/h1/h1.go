@@ -147,6 +147,14 @@ func (h *Head) ReadResponse(b string, seen int, l *Limits) (n int, err error) {
 	return 0, err
 }
 
+// MayBeResponse says whether what has come so far may be the start of a
+// response.
+func MayBeResponse(b string) bool {
+	const start = "HTTP/1."
+	n := min(len(b), len(start))
+	return b[:n] == start[:n]
+}
+
 // scan finds the end of a head.
 func scan(b string, seen int, l *Limits) (n int, err error) {
 	from := max(seen-3, 0)
@@ -553,7 +561,7 @@ func (h *Head) frameResponse(f *framing) error {
 
 func (h *Head) persistence(f *framing) {
 	h.Close = f.close || h.Minor == 0 && !f.keep
-	if f.upgrade {
+	if f.upgrade && h.Minor == 1 { // RFC 9110, section 7.8
 		h.Upgrade = f.upgradeTo
 	}
 }

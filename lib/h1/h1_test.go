@@ -357,22 +357,74 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// FuzzResponse holds the parser against net/http's: what we accept ends where
+// net/http says it ends, whatever was asked.
 func FuzzResponse(f *testing.F) {
-	f.Add("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-	f.Add("HTTP/1.0 404\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n")
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Add("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", byte(0))
+	f.Add("HTTP/1.0 404\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", byte(0))
+	f.Add("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nTrailer: X\r\n\r\n0\r\n\r\n", byte(1))
+	f.Add("HTTP/1.1 304 Not Modified\r\nContent-Length: 12\r\nContent-Length: 12\r\n\r\n", byte(0))
+	f.Add("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", byte(0))
+	f.Fuzz(func(t *testing.T, s string, asked byte) {
 		l := &Limits{Head: 4096, Fields: 20}
 		var h Head
 		n, err := h.ReadResponse(s, 0, l)
+		var cut Head
+		seen, cutN := 0, 0
+		var cutErr error
+		for i := 1; i <= len(s) && cutN == 0 && cutErr == nil; i++ {
+			cutN, cutErr = cut.ReadResponse(s[:i], seen, l)
+			seen = i
+		}
+		if len(s) > 0 && (cutN != n || (cutErr == nil) != (err == nil)) {
+			t.Fatalf("%q: by bytes %d %v, at once %d %v", s, cutN, cutErr, n, err)
+		}
 		if n == 0 || err != nil {
 			return
 		}
-		r, err := http.ReadResponse(bufio.NewReader(strings.NewReader(s[:n])), nil)
+		for _, x := range h.Fields {
+			if !IsToken(x.Name) || strings.ContainsAny(x.Value, "\r\n\x00") || strings.Trim(x.Value, " \t") != x.Value {
+				t.Fatalf("%q: field %+v", s, x)
+			}
+		}
+		method := [...]string{"GET", "HEAD", "POST"}[asked%3]
+		r, err := http.ReadResponse(bufio.NewReader(strings.NewReader(s[:n])), &http.Request{Method: method})
 		if err != nil {
 			t.Fatalf("%q accepted, but net/http: %v", s, err)
 		}
-		if r.StatusCode != h.Status {
+		if r.StatusCode != h.Status || r.ProtoMinor != h.Minor {
 			t.Fatalf("%q: %d, net/http %d", s, h.Status, r.StatusCode)
+		}
+		if method == "HEAD" || h.Status < 200 || h.Status == 204 || h.Status == 304 {
+			return // no body, whatever the fields say
+		}
+		want := h.Length
+		if h.Chunked {
+			want = -1
+		}
+		if r.ContentLength != want || (len(r.TransferEncoding) > 0) != h.Chunked || r.Close && !h.Close && want != -1 {
+			t.Fatalf("%q: we read length %d chunked %v close %v, net/http %d %v %v", s, h.Length, h.Chunked, h.Close, r.ContentLength, r.TransferEncoding, r.Close)
+		}
+	})
+}
+
+// FuzzChunksWritten reads back what AppendChunkSize frames, cut anywhere and
+// followed by anything.
+func FuzzChunksWritten(f *testing.F) {
+	f.Add([]byte("hello world"), byte(3), byte(2), "GET / HTTP/1.1\r\n")
+	f.Add([]byte{}, byte(0), byte(1), "")
+	f.Fuzz(func(t *testing.T, data []byte, size, step byte, rest string) {
+		var b []byte
+		for left := data; len(left) > 0; {
+			n := min(int(size)+1, len(left))
+			b = AppendChunkSize(b, n)
+			b = append(append(b, left[:n]...), "\r\n"...)
+			left = left[n:]
+		}
+		b = append(b, "0\r\nX-Sum: 1\r\n\r\n"...)
+		got, used, trailer, err := decode(string(b)+rest, int(step)+1)
+		if err != nil || got != string(data) || used != len(b) || len(trailer) != 1 {
+			t.Fatalf("%q by %d: %q, used %d of %d, %v %v", b, step, got, used, len(b), trailer, err)
 		}
 	})
 }
