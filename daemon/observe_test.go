@@ -257,6 +257,11 @@ func TestMetricsPage(t *testing.T) {
 	for name := range documented {
 		t.Errorf("docs/metrics.md names %s, which is not there", name)
 	}
+	// The refused connection is read from for a moment before it is gone.
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(text, `gatehouse_client_connections{protocol="http/1"} 1`) && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+		text = r.get("http://" + r.metrics + "/apisix/prometheus/metrics")
+	}
 	for _, want := range []string{
 		`gatehouse_requests_refused_total{code="400"} 1`, `apisix_nginx_http_current_connections{state="accepted"} 2`, `apisix_nginx_http_current_connections{state="handled"} 2`,
 		`gatehouse_upstream_connections_opened_total 1`, `gatehouse_upstream_connections{state="idle"} 1`, `gatehouse_client_connections{protocol="http/1"} 1`,

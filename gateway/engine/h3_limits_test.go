@@ -28,7 +28,7 @@ func TestHTTP3Limits(t *testing.T) {
 		}
 		return f
 	}
-	body := func(n int) []byte { return frame(h3Data, make([]byte, n)) }
+	body := func(n int) []byte { return h3frame(h3Data, make([]byte, n)) }
 	post := func(more ...string) []byte { return head3("POST", "/", more...) }
 	for _, c := range []struct {
 		name string
@@ -152,11 +152,11 @@ func TestHTTP3Budget(t *testing.T) {
 	url, _ := startQUIC(t, echo)
 	for name, annoy := range map[string]func(p *h3peer, control *quic.SendStream) error{
 		"frames": func(_ *h3peer, control *quic.SendStream) error {
-			_, err := control.Write(frame(h3MaxPushID, varints(7)))
+			_, err := control.Write(h3frame(h3MaxPushID, varints(7)))
 			return err
 		},
 		"grease": func(_ *h3peer, control *quic.SendStream) error {
-			_, err := control.Write(frame(0x21, nil))
+			_, err := control.Write(h3frame(0x21, nil))
 			return err
 		},
 		"resets": func(p *h3peer, _ *quic.SendStream) error {
@@ -342,7 +342,7 @@ func TestHTTP3ClientLeaves(t *testing.T) {
 			say(x, w, "")
 		})
 		p := newH3Peer(t, url)
-		s := p.request(append(head3("POST", "/"), frame(h3Data, []byte("abc"))...), false)
+		s := p.request(append(head3("POST", "/"), h3frame(h3Data, []byte("abc"))...), false)
 		<-begun
 		s.CancelWrite(h3RequestCancelled)
 		if err := <-got; !errors.Is(err, ErrClient) {
@@ -500,7 +500,7 @@ func TestHTTP3BackPressure(t *testing.T) {
 		for i := range size / len(part) {
 			part[0] = byte(i)
 			_, _ = sum.Write(part)
-			if _, err := s.Write(frame(h3Data, part)); err != nil {
+			if _, err := s.Write(h3frame(h3Data, part)); err != nil {
 				t.Error(err)
 				return
 			}
@@ -598,7 +598,7 @@ func TestHTTP3Answers(t *testing.T) {
 	if b, err := in.whole(); string(b) != string(section(":status", "100")) {
 		t.Errorf("got %x %v", b, err)
 	}
-	_, _ = s.Write(frame(h3Data, []byte("invited")))
+	_, _ = s.Write(h3frame(h3Data, []byte("invited")))
 	_ = s.Close()
 	if a := p.answer(s); a.status() != "200" || string(a.body) != "invited" {
 		t.Errorf("got %q %q %v", a.status(), a.body, a.err)
@@ -609,7 +609,7 @@ func TestHTTP3Answers(t *testing.T) {
 		t.Errorf("got %q %v", a.status(), a.err)
 	}
 	eventually(t, "the end of sending", func() bool {
-		_, err := s.Write(frame(h3Data, []byte("more")))
+		_, err := s.Write(h3frame(h3Data, []byte("more")))
 		return err != nil && streamCode(err) == h3NoError
 	})
 }

@@ -91,8 +91,8 @@ func (p *h3peer) request(b []byte, end bool) *quic.Stream {
 	return s
 }
 
-// frame makes a frame.
-func frame(typ uint64, payload []byte) []byte {
+// h3frame makes a frame.
+func h3frame(typ uint64, payload []byte) []byte {
 	return append(appendFrame(nil, typ, len(payload)), payload...)
 }
 
@@ -107,7 +107,7 @@ func section(fields ...string) []byte {
 }
 
 // heads is a HEADERS frame.
-func heads(fields ...string) []byte { return frame(h3Headers, section(fields...)) }
+func heads(fields ...string) []byte { return h3frame(h3Headers, section(fields...)) }
 
 // head3 is the head of a request, with more fields.
 func head3(method, path string, more ...string) []byte {
@@ -227,16 +227,6 @@ func (p *h3peer) goneAway() uint64 {
 				p.t.Fatal(err)
 			}
 			return id
-		}
-	}
-}
-
-// eventually waits until f is true.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }

@@ -101,7 +101,7 @@ func TestHTTP3Bodies(t *testing.T) {
 	url, _ := startQUIC(t, echo3)
 	post := func(more ...string) []byte { return head3("POST", "/", more...) }
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-	data := func(s string) []byte { return frame(h3Data, []byte(s)) }
+	data := func(s string) []byte { return h3frame(h3Data, []byte(s)) }
 	const grease = 0x21 + 31*7
 	for _, c := range []struct {
 		name string
@@ -112,7 +112,7 @@ func TestHTTP3Bodies(t *testing.T) {
 		{"body", join(post(), data("a"), data("bc")), "200 POST / [abc]"},
 		{"length", join(post("content-length", "3"), data("a"), data("bc")), "200 POST / [abc]"},
 		{"empty frames", join(post(), data(""), data("a"), data("")), "200 POST / [a]"},
-		{"grease", join(frame(grease, []byte("x")), post(), frame(grease, nil), data("a"), frame(grease, make([]byte, 300)), data("b")), "200 POST / [ab]"},
+		{"grease", join(h3frame(grease, []byte("x")), post(), h3frame(grease, nil), data("a"), h3frame(grease, make([]byte, 300)), data("b")), "200 POST / [ab]"},
 		{"trailers", join(post(), data("a"), heads("x-sum", "1")), "200 POST / [a]"},
 		{"shorter than its length", join(post("content-length", "3"), data("ab")), "reset 0x10e"},
 		{"longer than its length", join(post("content-length", "3"), data("abcd")), "reset 0x10e"},
@@ -125,17 +125,17 @@ func TestHTTP3Bodies(t *testing.T) {
 		{"data first", data("a"), "end 0x105"},
 		{"data after trailers", join(post(), heads("a", "b"), data("a")), "end 0x105"},
 		{"trailers twice", join(post(), heads("a", "b"), heads("a", "b")), "end 0x105"},
-		{"settings", join(post(), frame(h3Settings, nil)), "end 0x105"},
-		{"goaway first", frame(h3GoAway, varints(0)), "end 0x105"},
-		{"push promise", join(post(), frame(h3PushPromise, varints(0))), "end 0x105"},
-		{"cancel push", join(post(), frame(h3CancelPush, varints(0))), "end 0x105"},
-		{"ping of http/2", join(post(), frame(0x6, make([]byte, 8))), "end 0x105"},
-		{"dynamic table", join(frame(h3Headers, []byte{0x02, 0x00, 0x80})), "end 0x200"},
-		{"unknown static entry", frame(h3Headers, []byte{0, 0, 0xff, 0xff, 0x01}), "end 0x200"},
-		{"truncated section", frame(h3Headers, []byte{0, 0, 0x51, 0x85}), "end 0x200"},
-		{"empty section", frame(h3Headers, nil), "end 0x200"},
-		{"bad huffman", frame(h3Headers, []byte{0, 0, 0x51, 0x81, 0x00}), "end 0x200"},
-		{"much grease", join(post(), frame(grease, make([]byte, 40<<10)), frame(grease, make([]byte, 40<<10))), "end 0x107"},
+		{"settings", join(post(), h3frame(h3Settings, nil)), "end 0x105"},
+		{"goaway first", h3frame(h3GoAway, varints(0)), "end 0x105"},
+		{"push promise", join(post(), h3frame(h3PushPromise, varints(0))), "end 0x105"},
+		{"cancel push", join(post(), h3frame(h3CancelPush, varints(0))), "end 0x105"},
+		{"ping of http/2", join(post(), h3frame(0x6, make([]byte, 8))), "end 0x105"},
+		{"dynamic table", join(h3frame(h3Headers, []byte{0x02, 0x00, 0x80})), "end 0x200"},
+		{"unknown static entry", h3frame(h3Headers, []byte{0, 0, 0xff, 0xff, 0x01}), "end 0x200"},
+		{"truncated section", h3frame(h3Headers, []byte{0, 0, 0x51, 0x85}), "end 0x200"},
+		{"empty section", h3frame(h3Headers, nil), "end 0x200"},
+		{"bad huffman", h3frame(h3Headers, []byte{0, 0, 0x51, 0x81, 0x00}), "end 0x200"},
+		{"much grease", join(post(), h3frame(grease, make([]byte, 40<<10)), h3frame(grease, make([]byte, 40<<10))), "end 0x107"},
 		{"huge grease", join(post(), appendFrame(nil, grease, 1<<30)), "end 0x107"},
 		{"many empty frames", join(post(), bytes.Repeat(data(""), 200)), "end 0x107"},
 	} {
