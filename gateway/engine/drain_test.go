@@ -84,7 +84,7 @@ func TestDrainLosesNoRequest(t *testing.T) {
 		for answered.Load() < 100 {
 			time.Sleep(time.Millisecond)
 		}
-		ended(t, drain(t, s, Farewell{Idle: time.Second}))
+		ended(t, drain(t, s, Farewell{Idle: 10 * time.Second}))
 		wg.Wait()
 		if told.Load() != 16 {
 			t.Errorf("round %d: %d of 16 were told", round, told.Load())
