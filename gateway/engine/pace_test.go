@@ -238,23 +238,28 @@ func TestTotalTime(t *testing.T) {
 			w.Abort()
 		}
 	}, func(c *ServerConfig) { c.Limits = Limits{Total: time.Second, Rate: -1} })
-	for path, want := range map[string]string{"/wait": "504", "/body": "408", "/stream": "200"} {
-		c := dial(t, addr)
-		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx", path)
-		if got, _ := io.ReadAll(c); status(string(got)) != want || strings.HasSuffix(string(got), "\r\n0\r\n\r\n") {
-			t.Errorf("%s: %q, want %s", path, got, want)
+	t.Run("exchanges", func(t *testing.T) {
+		for path, want := range map[string]string{"/wait": "504", "/body": "408", "/stream": "200"} {
+			t.Run(path, func(t *testing.T) {
+				t.Parallel()
+				c := dial(t, addr)
+				fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx", path)
+				if got, _ := io.ReadAll(c); status(string(got)) != want || strings.HasSuffix(string(got), "\r\n0\r\n\r\n") {
+					t.Errorf("%s: %q, want %s", path, got, want)
+				}
+				p := newPeer(t, addr)
+				p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", path)
+				got := p.until("the answer", headersOf(1)).(*http2.MetaHeadersFrame)
+				if got.PseudoValue("status") != want {
+					t.Errorf("%s on HTTP/2: %s, want %s", path, got.PseudoValue("status"), want)
+				}
+				p.until("the end of the stream", func(f http2.Frame) bool {
+					_, reset := f.(*http2.RSTStreamFrame)
+					return reset || f.Header().Flags.Has(http2.FlagDataEndStream)
+				})
+			})
 		}
-		p := newPeer(t, addr)
-		p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", path)
-		got := p.until("the answer", headersOf(1)).(*http2.MetaHeadersFrame)
-		if got.PseudoValue("status") != want {
-			t.Errorf("%s on HTTP/2: %s, want %s", path, got.PseudoValue("status"), want)
-		}
-		p.until("the end of the stream", func(f http2.Frame) bool {
-			_, reset := f.(*http2.RSTStreamFrame)
-			return reset || f.Header().Flags.Has(http2.FlagDataEndStream)
-		})
-	}
+	})
 	eventually(t, "exchanges go on", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
