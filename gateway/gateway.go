@@ -54,7 +54,7 @@ type Exchange struct {
 type Request struct {
 	Method    string
 	Scheme    string // "http" or "https", as received, never from a header
-	Proto     string // "HTTP/1.1", "HTTP/2.0"
+	Proto     string // "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"
 	Authority string // Host header or :authority as sent
 	Host      string // lower case, without port or trailing dot
 	Target    string // request target as sent, origin-form: "/a%20b?x=1"
@@ -64,9 +64,9 @@ type Request struct {
 	Body      io.Reader
 	Length    int64          // of the body; -1: unknown, chunked; 0: none
 	Trailer   Header         // after the body, once it was read to its end
-	Trailers  bool           // the client takes trailers: HTTP/2, or "TE: trailers"
+	Trailers  bool           // the client takes trailers: HTTP/2, HTTP/3, or "TE: trailers"
 	Upgrade   string         // "websocket" when the client asks to switch protocols
-	Peer      netip.AddrPort // the TCP peer
+	Peer      netip.AddrPort // of TCP, or of UDP for HTTP/3
 	Local     netip.AddrPort
 	Client    netip.Addr // the peer, or what a trusted proxy said (real_ip_from)
 	ClientIP  string     // Client as text

@@ -136,7 +136,7 @@ func (w *Writer) Refuse(status int) {
 }
 
 // ErrNoUpgrade is returned by Upgrade where the connection cannot be taken
-// over: HTTP/2, or a server that is stopping.
+// over: HTTP/2, HTTP/3, or a server that is stopping.
 var ErrNoUpgrade = errors.New("the connection cannot be upgraded")
 
 // Upgrade answers 101 with x.Resp.Header and hands over the connection. The

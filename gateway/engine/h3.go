@@ -32,18 +32,25 @@ type h3conn struct {
 	count   int                    // guarded by mu; requests
 	calm    int                    // guarded by mu; what cost us more than the client, in this second
 	idle    int64                  // guarded by mu; second since which no request runs
-	off     bool                   // guarded by mu; GOAWAY was sent: no new requests
+	free    time.Time              // guarded by mu; since when none runs, or since off
+	leaving bool                   // guarded by mu; the client was told that the end is near
+	off     bool                   // guarded by mu; no new requests
 }
 
 const (
 	h3MaxCalm    = 1000 // resets, errors, frames and streams without a request in a second
 	h3UniStreams = 16   // of the client at once; three are needed, the others are grease
-	h3Linger     = 2    // seconds between GOAWAY, or the last answer after it, and the end
+
+	// h3Linger lies between the last GOAWAY, or the last answer after it, and
+	// the end: what is not acknowledged then is lost.
+	h3Linger = time.Second
+
+	h3Highest quic.StreamID = 1<<62 - 4 // of a stream with a request
 )
 
 // serveHTTP3 serves a connection until it ends.
 func (s *Server) serveHTTP3(w wire, qc *quic.Conn) {
-	c := &h3conn{wire: w, srv: s, qc: qc, qpack: qpack.NewDecoder(), streams: map[*h3stream]struct{}{}, idle: s.seconds.Load()}
+	c := &h3conn{wire: w, srv: s, qc: qc, qpack: qpack.NewDecoder(), streams: map[*h3stream]struct{}{}, idle: s.seconds.Load(), free: time.Now()}
 	draining := !s.track(c)
 	if err := c.openControl(); err == nil {
 		if draining {
@@ -82,11 +89,10 @@ func (c *h3conn) begin(qs *quic.Stream) {
 	c.next = qs.StreamID() + 4
 	c.streams[st] = struct{}{}
 	c.count++
-	last := c.srv.cfg.Limits.Requests > 0 && c.count >= c.srv.cfg.Limits.Requests
-	c.mu.Unlock()
-	if last {
-		c.drain()
+	if lim := c.srv.cfg.Limits.Requests; lim > 0 && c.count >= lim {
+		c.turnOff()
 	}
+	c.mu.Unlock()
 	c.wg.Go(st.serve)
 }
 
@@ -94,7 +100,7 @@ func (c *h3conn) begin(qs *quic.Stream) {
 func (c *h3conn) ended(st *h3stream) {
 	c.mu.Lock()
 	delete(c.streams, st)
-	c.idle = c.srv.seconds.Load()
+	c.idle, c.free = c.srv.seconds.Load(), time.Now()
 	c.mu.Unlock()
 	st.qs.ReleaseStreamCredit()
 }
@@ -143,34 +149,59 @@ func (c *h3conn) tick(now int64) {
 	if len(c.streams) > 0 {
 		c.idle = now
 	}
-	away, over := false, false
-	if c.off {
-		over = now-c.idle > h3Linger
-	} else {
-		away = time.Duration(now-c.idle)*time.Second >= c.srv.cfg.Limits.Idle
+	over := c.over()
+	if len(c.streams) == 0 && time.Duration(now-c.idle)*time.Second >= c.srv.cfg.Limits.Idle {
+		if c.leaving {
+			c.turnOff()
+		}
+		c.leave()
 	}
 	c.mu.Unlock()
-	if away {
-		c.drain()
-	}
 	if over {
 		go c.close(h3NoError)
 	}
 }
 
-// drain tells the client to open no more streams; those it has end first.
+// over says that the client has had its answers, and knows that it gets no
+// more. The caller holds mu.
+func (c *h3conn) over() bool {
+	return c.off && len(c.streams) == 0 && time.Since(c.free) >= h3Linger
+}
+
+// drain tells the client that the end is near.
 func (c *h3conn) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.off || c.out == nil {
-		return
-	}
-	c.off = true
-	c.idle = max(c.idle, c.srv.seconds.Load()-1) // the client reads GOAWAY before the end
-	c.goAway(c.next)
+	c.leave()
 }
 
-// quiet drains what could not be drained before it was set up; tick closes.
-func (c *h3conn) quiet() { c.drain() }
+// leave asks the client to open no more streams. What it opens before it knows
+// is served: turnOff comes a round trip later (RFC 9114, section 5.2). The
+// caller holds mu.
+func (c *h3conn) leave() {
+	if !c.leaving && c.out != nil {
+		c.leaving = true
+		c.goAway(h3Highest)
+	}
+}
+
+// turnOff says which requests are not looked at. The caller holds mu.
+func (c *h3conn) turnOff() {
+	if !c.off && c.out != nil {
+		c.leaving, c.off, c.free = true, true, time.Now()
+		c.goAway(c.next)
+	}
+}
+
+// quiet ends a connection without requests, after it was drained.
+func (c *h3conn) quiet() {
+	c.mu.Lock()
+	c.turnOff()
+	over := c.over()
+	c.mu.Unlock()
+	if over {
+		go c.close(h3NoError)
+	}
+}
 
 func (c *h3conn) cut() { c.close(h3NoError) }

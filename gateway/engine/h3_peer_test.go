@@ -197,8 +197,8 @@ func (p *h3peer) ends() int64 {
 	return -1
 }
 
-// goneAway waits for GOAWAY and returns its id.
-func (p *h3peer) goneAway() uint64 {
+// notices reads the ids of GOAWAY, one by one.
+func (p *h3peer) notices() func() quic.StreamID {
 	p.t.Helper()
 	s, err := p.qc.AcceptUniStream(p.t.Context())
 	if err != nil {
@@ -209,24 +209,25 @@ func (p *h3peer) goneAway() uint64 {
 	if kind, err := in.number(); err != nil || kind != h3Control {
 		p.t.Fatalf("stream of kind %d, %v", kind, err)
 	}
-	for first := true; ; first = false {
+	next := func(want uint64) []byte {
+		p.t.Helper()
 		typ, err := in.next()
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		if first != (typ == h3Settings) {
-			p.t.Fatalf("frame of type %d", typ)
+		if err != nil || typ != want {
+			p.t.Fatalf("frame of type %d, want %d; %v", typ, want, err)
 		}
 		b, err := in.whole()
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		if typ == h3GoAway {
-			id, _, err := quicvarint.Parse(b)
-			if err != nil {
-				p.t.Fatal(err)
-			}
-			return id
+		return b
+	}
+	next(h3Settings)
+	return func() quic.StreamID {
+		p.t.Helper()
+		id, _, err := quicvarint.Parse(next(h3GoAway))
+		if err != nil {
+			p.t.Fatal(err)
 		}
+		return quic.StreamID(id)
 	}
 }

@@ -1,16 +1,15 @@
 package engine
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
-	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-go/qpack"
 	"github.com/quic-go/quic-go"
 	"golang.org/x/net/http2/hpack"
 
@@ -24,26 +23,35 @@ type h3stream struct {
 	x  gateway.Exchange
 	w  Writer
 
-	// What tick judges by: seconds since which something is waited for; 0: it
-	// is not.
-	inHead  atomic.Int64
-	inBody  atomic.Int64
-	inSend  atomic.Int64
-	slow    atomic.Bool // tick has ended a wait for the client's bytes
-	stopped atomic.Bool // the body is not read any more
+	cx *lazyContext
+	// unwatch lets cx outlive the stream: it ends with the exchange.
+	unwatch func() bool
+
+	// What tick judges by: seconds since which something is waited for, 0: it
+	// is not; and what has moved.
+	inHead   atomic.Int64
+	inBody   atomic.Int64
+	inSend   atomic.Int64
+	came     atomic.Int64 // bytes of the body
+	went     atomic.Int64 // bytes of the answer
+	arrivals pace         // of tick
+	grants   pace         // of tick
+	began    int64
+	calls    atomic.Bool // gRPC: whoever sends the body may be talking to somebody
+	begun    atomic.Bool // the answer has begun
+	slow     atomic.Bool // tick has ended a wait for the client's bytes
+	stopped  atomic.Bool // the body is not read any more
 
 	// Of the reader: the exchange's goroutine, or the one that sends the body
 	// on.
 	in      h3reader
-	total   int64 // of the body
-	empty   int   // DATA frames without data
-	ended   bool  // trailers have come
+	empty   int  // DATA frames without data
+	ended   bool // trailers have come
 	failed  error
 	invited bool // the client need not be told to go on
 
-	mu   sync.Mutex
-	out  *h3out // guarded by mu; what waits to be sent; nil: nothing
-	said bool   // guarded by mu; an answer has begun
+	mu  sync.Mutex
+	out *h3out // guarded by mu; what waits to be sent; nil: nothing
 
 	// Of the exchange's goroutine.
 	left int64 // of an answer with a length; -1: unknown
@@ -51,24 +59,8 @@ type h3stream struct {
 
 var _ front = (*h3stream)(nil)
 
-// h3out is a buffer for an answer.
-type h3out struct {
-	b     []byte
-	block bytes.Buffer
-	enc   *qpack.Encoder
-}
-
-var h3outs = sync.Pool{New: func() any {
-	o := &h3out{b: make([]byte, 0, 4<<10)}
-	o.enc = qpack.NewEncoder(&o.block)
-	return o
-}}
-
-const (
-	h3MaxOut   = 16 << 10 // of an answer is kept back to leave in one piece
-	h3Piece    = 32 << 10 // is sent in one call, which SendTime bounds
-	h3MaxEmpty = 100      // DATA frames without data in a body
-)
+// h3MaxEmpty bounds the DATA frames without data in a body.
+const h3MaxEmpty = 100
 
 // endWait is how long a request of a method that has no body usually may leave
 // open whether it has one: the end of its stream may come in a packet of its
@@ -76,9 +68,9 @@ const (
 const endWait = time.Second
 
 func newH3Stream(c *h3conn, qs *quic.Stream) *h3stream {
-	st := &h3stream{c: c, qs: qs, left: -1}
+	st := &h3stream{c: c, qs: qs, left: -1, began: c.srv.seconds.Load(), cx: &lazyContext{Context: qs.Context()}}
 	st.in = h3reader{src: qs, buf: make([]byte, 2<<10)}
-	st.inHead.Store(c.srv.seconds.Load())
+	st.inHead.Store(st.began)
 	return st
 }
 
@@ -92,6 +84,8 @@ func (st *h3stream) serve() {
 		return
 	}
 	st.w.reset(st, &st.x)
+	st.unwatch = context.AfterFunc(st.qs.Context(), st.cx.end)
+	defer st.cx.end()
 	st.c.srv.handle(&st.x, &st.w, fail)
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -101,17 +95,48 @@ func (st *h3stream) serve() {
 	}
 }
 
-// tick is the connection's look at the stream.
+// tick is the connection's look at the stream, once a second: what is judged
+// is the same as of HTTP/2.
 func (st *h3stream) tick(now int64) {
 	lim := &st.c.srv.cfg.Limits
-	late := func(since int64, limit time.Duration) bool { return since > 0 && now-since >= seconds(limit) }
-	if late(st.inHead.Load(), lim.HeadTime) || late(st.inBody.Load(), lim.BodyTime) {
-		st.slow.Store(true)
-		_ = st.qs.SetReadDeadline(time.Unix(1, 0))
+	if took := now - st.began; lim.Total > 0 && took >= seconds(lim.Total) {
+		if st.begun.Load() || took >= seconds(lim.Total)+lateAnswer {
+			st.giveUp()
+			return
+		}
+		st.cx.expire() // the handler says so
+		if st.inBody.Load() > 0 {
+			st.endRead()
+		}
 	}
-	if late(st.inSend.Load(), lim.SendTime) {
-		st.qs.CancelWrite(h3RequestCancelled)
+	if since := st.inHead.Load(); since > 0 && now-since >= seconds(lim.HeadTime) {
+		st.endRead()
 	}
+	if since := st.inBody.Load(); since > 0 {
+		if now-since >= seconds(lim.BodyTime) ||
+			st.arrivals.late(now, uint64(st.came.Load()), never, lim, !st.begun.Load() && !st.calls.Load()) {
+			st.endRead()
+		}
+	} else {
+		st.arrivals.pause()
+	}
+	if st.inSend.Load() == 0 {
+		st.grants.pause()
+	} else if st.grants.late(now, uint64(st.went.Load()), lim.SendTime, lim, true) {
+		st.giveUp()
+	}
+}
+
+// endRead makes the read under way fail for being slow.
+func (st *h3stream) endRead() {
+	st.slow.Store(true)
+	_ = st.qs.SetReadDeadline(time.Unix(1, 0))
+}
+
+// giveUp ends the answer, and with it the context of the exchange.
+func (st *h3stream) giveUp() {
+	st.qs.CancelRead(h3RequestCancelled)
+	st.qs.CancelWrite(h3RequestCancelled)
 }
 
 // request reads the head and fills the exchange. It returns the status that
@@ -119,7 +144,7 @@ func (st *h3stream) tick(now int64) {
 // answer.
 func (st *h3stream) request() (fail int, err error) {
 	c, lim, x := st.c, &st.c.srv.cfg.Limits, &st.x
-	x.Ctx, x.Start = st.qs.Context(), c.srv.cfg.Now()
+	x.Ctx, x.Start = st.cx, c.srv.cfg.Now()
 	q := &x.Req
 	q.Peer, q.Local, q.ClientIP, q.TLS = c.peer, c.local, c.ip, c.tls
 	if now := addrPort(c.qc.RemoteAddr()); now != q.Peer { // it has moved (RFC 9000, section 9)
@@ -164,6 +189,7 @@ func (st *h3stream) request() (fail int, err error) {
 	st.invited = !b.expect
 	if q.Length != 0 {
 		q.Body = (*h3body)(st)
+		st.calls.Store(strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc"))
 	}
 	return b.fail, nil
 }
@@ -233,7 +259,7 @@ func (st *h3stream) read(p []byte) (int, error) {
 		st.wait()
 		typ, err := st.in.next()
 		st.inBody.Store(0)
-		if err == io.EOF && want >= 0 && st.total != want {
+		if err == io.EOF && want >= 0 && st.came.Load() != want {
 			return 0, h3StreamError(h3MessageError)
 		}
 		if err != nil {
@@ -254,15 +280,15 @@ func (st *h3stream) read(p []byte) (int, error) {
 			return 0, h3ConnError(h3FrameUnexpected)
 		}
 	}
-	if want >= 0 && uint64(want-st.total) < st.in.left {
+	if want >= 0 && uint64(want-st.came.Load()) < st.in.left {
 		return 0, h3StreamError(h3MessageError)
 	}
 	st.wait()
 	n, err := st.in.payload(p)
 	st.inBody.Store(0)
-	st.total += int64(n)
+	total := st.came.Add(int64(n))
 	st.x.BytesIn += int64(n)
-	if limit := st.c.srv.cfg.Limits.Body; limit > 0 && st.total > limit {
+	if limit := st.c.srv.cfg.Limits.Body; limit > 0 && total > limit {
 		return 0, ErrTooLarge
 	}
 	return n, err
@@ -308,7 +334,7 @@ func (st *h3stream) invite() {
 	st.invited = true
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if !st.said {
+	if !st.begun.Load() {
 		st.fields(100, &noFields, -1)
 		_ = st.flushLocked()
 	}
@@ -318,148 +344,3 @@ func (st *h3stream) stop() {
 	st.stopped.Store(true)
 	_ = st.qs.SetReadDeadline(time.Unix(1, 0))
 }
-
-// buffer returns what waits to be sent. The caller holds mu.
-func (st *h3stream) buffer() *h3out {
-	if st.out == nil {
-		st.out = h3outs.Get().(*h3out)
-		st.out.b = st.out.b[:0]
-	}
-	return st.out
-}
-
-// fields writes a HEADERS frame of status (0: trailers) and fields. The caller
-// holds mu.
-func (st *h3stream) fields(status int, h *gateway.Header, length int64) {
-	o := st.buffer()
-	o.block.Reset()
-	_ = o.enc.Close() // begins a field section
-	if status > 0 {
-		_ = o.enc.WriteField(qpack.HeaderField{Name: ":status", Value: statusText(status)})
-	}
-	dated := status < 200
-	for _, f := range h.Fields() {
-		switch specialField(f.Name) {
-		case kept:
-			continue
-		case date:
-			dated = true
-		}
-		name := f.Name
-		if hasUpper(name) {
-			name = lowerName(name)
-		}
-		_ = o.enc.WriteField(qpack.HeaderField{Name: name, Value: f.Value})
-	}
-	if !dated {
-		_ = o.enc.WriteField(qpack.HeaderField{Name: "date", Value: *st.c.srv.date.Load()})
-	}
-	if length >= 0 {
-		_ = o.enc.WriteField(qpack.HeaderField{Name: "content-length", Value: strconv.FormatInt(length, 10)})
-	}
-	o.b = append(appendFrame(o.b, h3Headers, o.block.Len()), o.block.Bytes()...)
-}
-
-func (st *h3stream) head(w *Writer) {
-	r := &w.x.Resp
-	length := r.Length
-	if r.Status == 204 || r.Status == 304 && length == 0 {
-		length = -1
-	}
-	st.left = r.Length
-	if w.none {
-		st.left = 0
-	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.said = true
-	before := len(st.buffer().b)
-	st.fields(r.Status, &r.Header, length)
-	w.x.BytesOut += int64(len(st.out.b) - before)
-}
-
-func (st *h3stream) info(status int, h *gateway.Header) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.fields(status, h, -1)
-	_ = st.flushLocked()
-}
-
-func (st *h3stream) write(w *Writer, p []byte) (int, error) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.left >= 0 {
-		if int64(len(p)) > st.left {
-			p = p[:st.left]
-			w.aborted = true
-		}
-		st.left -= int64(len(p))
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	o := st.buffer()
-	before := len(o.b)
-	o.b = appendFrame(o.b, h3Data, len(p))
-	w.x.BytesOut += int64(len(o.b) - before + len(p))
-	if len(o.b)+len(p) <= h3MaxOut {
-		o.b = append(o.b, p...)
-		return len(p), nil
-	}
-	if err := st.flushLocked(); err != nil {
-		return 0, errGone
-	}
-	return len(p), st.push(p)
-}
-
-func (st *h3stream) flush() error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.flushLocked()
-}
-
-// flushLocked sends what waits. The caller holds mu.
-func (st *h3stream) flushLocked() error {
-	if st.out == nil || len(st.out.b) == 0 {
-		return nil
-	}
-	err := st.push(st.out.b)
-	st.out.b = st.out.b[:0]
-	return err
-}
-
-// push sends bytes, as fast as the client takes them.
-func (st *h3stream) push(p []byte) error {
-	defer st.inSend.Store(0)
-	for len(p) > 0 {
-		st.inSend.Store(st.c.srv.seconds.Load())
-		n, err := st.qs.Write(p[:min(len(p), h3Piece)])
-		if err != nil {
-			return errGone
-		}
-		p = p[n:]
-	}
-	return nil
-}
-
-func (st *h3stream) finish(w *Writer) {
-	if !w.sent {
-		w.Refuse(500)
-	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if w.aborted || st.left > 0 {
-		st.qs.CancelWrite(h3InternalError)
-		st.qs.CancelRead(h3InternalError)
-		return
-	}
-	if len(w.x.Resp.Trailer.Fields()) > 0 && !w.none && st.left < 0 {
-		st.fields(0, &w.x.Resp.Trailer, -1)
-	}
-	if st.flushLocked() != nil || st.qs.Close() != nil {
-		st.qs.CancelWrite(h3RequestCancelled) // it is gone, this only ends the context
-	}
-	st.qs.CancelRead(h3NoError) // the rest of the body is not wanted (RFC 9114, section 4.1)
-}
-
-func (st *h3stream) upgrade(*Writer, string) (io.ReadWriteCloser, error) { return nil, ErrNoUpgrade }

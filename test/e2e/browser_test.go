@@ -17,7 +17,7 @@ import (
 
 // browser starts a fresh Chromium that trusts the authority of a data
 // directory, if one is given.
-func browser(t *testing.T, dataDir string) context.Context {
+func browser(t *testing.T, dataDir string, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
@@ -33,7 +33,7 @@ func browser(t *testing.T, dataDir string) context.Context {
 		sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 		opts = append(opts, chromedp.Flag("ignore-certificate-errors-spki-list", base64.StdEncoding.EncodeToString(sum[:])))
 	}
-	alloc, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(opts, more...)...)
 	ctx, cancelTab := chromedp.NewContext(alloc)
 	t.Cleanup(func() { cancelTab(); cancel() })
 	if err := chromedp.Do(ctx); err != nil { // starts it
