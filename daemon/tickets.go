@@ -73,6 +73,7 @@ func ticketFile(day int64) string { return strconv.FormatInt(day, 10) + ".key" }
 // as days pass, until ctx ends.
 func (d *Daemon) openTickets(ctx context.Context) error {
 	d.tickets = listen.NewTickets()
+	d.servers.tickets = d.tickets
 	keys, err := ticketKeys(d.Config.Data, time.Now())
 	if err != nil {
 		return err

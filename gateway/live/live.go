@@ -36,6 +36,7 @@ type Config struct {
 	// FallbackSNI serves clients whose server name has no certificate, and
 	// those that send none; "" refuses them.
 	FallbackSNI string
+	TLS         TLS
 }
 
 // Live follows the store and holds the current Snapshot.
@@ -47,6 +48,7 @@ type Live struct {
 	plugins  map[string]*plugin
 	roots    *x509.CertPool
 	fallback string
+	tls      TLS
 	keeper   *keeper
 	cur      atomic.Pointer[Snapshot]
 
@@ -70,7 +72,7 @@ type plugin struct {
 // no schemas are a mistake of the programmer and an error here.
 func New(cfg Config) (*Live, error) {
 	l := &Live{
-		store: cfg.Store, log: cfg.Env.Log, now: cfg.Env.Now, env: cfg.Env, roots: cfg.Roots, fallback: cfg.FallbackSNI,
+		store: cfg.Store, log: cfg.Env.Log, now: cfg.Env.Now, env: cfg.Env, roots: cfg.Roots, fallback: cfg.FallbackSNI, tls: cfg.TLS,
 		plugins: map[string]*plugin{}, objects: map[resource.Kind]map[string]*stored{},
 		changed: make(chan struct{}),
 	}
@@ -242,6 +244,9 @@ func (l *Live) publish(rev int64) {
 	s := l.build.snapshot(max(rev, l.Current().Revision))
 	l.cur.Store(s)
 	l.keeper.sweep()
+	if l.tls.Stapler != nil {
+		l.tls.Stapler.Retain(s.certs.staples())
+	}
 	l.mu.Lock()
 	close(l.changed)
 	l.changed = make(chan struct{})
@@ -270,5 +275,8 @@ func (l *Live) Wait(ctx context.Context, revision int64) error {
 // TLSConfig chooses the certificate of a connection by its server name, from
 // the current snapshot. It is for tls.Config.GetConfigForClient.
 func (l *Live) TLSConfig(h *tls.ClientHelloInfo) (*tls.Config, error) {
-	return l.Current().certs.config(h.ServerName)
+	if s := l.Current().certs.serve(h.ServerName); s != nil {
+		return s.config, nil
+	}
+	return nil, errNoCert
 }
