@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"gatehouse/gateway"
 	"gatehouse/gateway/engine"
 	"gatehouse/lib/proxyproto"
@@ -136,12 +134,15 @@ func TestProtocolsBehindTheHeader(t *testing.T) {
 		c.Write(from.AppendV2(nil))
 		return c
 	}
-	h2 := &http2.Transport{AllowHTTP: true, DialTLSContext: func(_ context.Context, _, addr string, _ *tls.Config) (net.Conn, error) {
-		if addr == plain {
-			return open(addr), nil
-		}
-		return tls.Client(open(addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}), nil
-	}}
+	h2 := &http.Transport{
+		Protocols:   new(http.Protocols),
+		DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return open(addr), nil },
+		DialTLSContext: func(_ context.Context, _, addr string) (net.Conn, error) {
+			return tls.Client(open(addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}), nil
+		},
+	}
+	h2.Protocols.SetHTTP2(true)
+	h2.Protocols.SetUnencryptedHTTP2(true)
 	defer h2.CloseIdleConnections()
 	h1 := &http.Transport{DialTLSContext: func(_ context.Context, _, addr string) (net.Conn, error) {
 		return tls.Client(open(addr), &tls.Config{InsecureSkipVerify: true}), nil

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ocsp"
-	"golang.org/x/net/http2"
 
 	"gatehouse/gateway/live"
 	"gatehouse/gateway/staple"
@@ -265,16 +264,13 @@ func TestDemandReachesOpenConnections(t *testing.T) {
 			h.put(resource.SSLs, "1", h.site("a.example", cert, key, c.before))
 			dials := 0
 			cfg := &tls.Config{ServerName: "a.example", InsecureSkipVerify: true, Certificates: c.with}
-			var rt http.RoundTripper = &http.Transport{DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			rt := &http.Transport{Protocols: new(http.Protocols), DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 				dials++
 				return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", addr)
 			}}
-			if h2 {
+			if rt.Protocols.SetHTTP1(!h2); h2 {
+				rt.Protocols.SetHTTP2(true)
 				cfg.NextProtos = []string{"h2"}
-				rt = &http2.Transport{DialTLSContext: func(ctx context.Context, _, addr string, _ *tls.Config) (net.Conn, error) {
-					dials++
-					return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", addr)
-				}}
 			}
 			ask := func() int {
 				q, _ := http.NewRequest("GET", "https://"+h.addr+"/", nil)
@@ -285,6 +281,9 @@ func TestDemandReachesOpenConnections(t *testing.T) {
 				}
 				io.Copy(io.Discard, res.Body)
 				res.Body.Close()
+				if (res.ProtoMajor == 2) != h2 {
+					t.Error(res.Proto)
+				}
 				return res.StatusCode
 			}
 			if got := ask(); got != 503 {
@@ -294,7 +293,7 @@ func TestDemandReachesOpenConnections(t *testing.T) {
 			if got := ask(); got != c.want || dials != 1 {
 				t.Errorf("%s, HTTP/2 %v: %d on %d connections, want %d on 1", c.name, h2, got, dials, c.want)
 			}
-			rt.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+			rt.CloseIdleConnections()
 		}
 	}
 }

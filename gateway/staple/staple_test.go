@@ -84,7 +84,7 @@ func newResponder(t testing.TB) *responder {
 		answer := r.say(req)
 		r.mu.Unlock()
 		if answer == nil {
-			http.Error(w, "later", 503)
+			http.Error(w, "later", http.StatusServiceUnavailable)
 		}
 		w.Write(answer)
 		r.asked.Add(1)
