@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"gatehouse/gateway/live"
 	"gatehouse/lib/strict"
 )
 
@@ -100,7 +101,15 @@ type GatewayConfig struct {
 			Enable      bool        `yaml:"enable" default:"true" doc:"serve HTTPS with the certificates of the ssls resource"`
 			Listen      []TLSListen `yaml:"listen" default:"9443" doc:"where HTTPS is served: ports or {ip, port, enable_http3}; enable_http3: true (default false) serves HTTP/3 on the UDP port of the same number and says so in Alt-Svc"`
 			FallbackSNI string      `yaml:"fallback_sni" doc:"server name assumed when a client sends none"`
+			Protocols   string      `yaml:"ssl_protocols" default:"TLSv1.2 TLSv1.3" doc:"TLS versions where an ssl resource names none"`
+			Ciphers     string      `yaml:"ssl_ciphers" doc:"cipher suites of TLS 1.2, OpenSSL's names with colons between them; empty: ECDHE with AES-GCM or ChaCha20-Poly1305. Those of TLS 1.3 are not chosen"`
+			Tickets     bool        `yaml:"ssl_session_tickets" default:"true" doc:"let clients resume TLS sessions, across restarts too; the keys change every day"`
 		} `yaml:"ssl"`
+		ProxyProtocol struct {
+			ListenHTTP  []Listen `yaml:"listen_http_port" doc:"where HTTP behind the PROXY protocol (version 1 or 2) is served: ports or {ip, port}; the header is required there"`
+			ListenHTTPS []Listen `yaml:"listen_https_port" doc:"where HTTPS behind the PROXY protocol is served"`
+			Trusted     []string `yaml:"trusted_addresses" default:"127.0.0.0/8,::1/128" doc:"addresses or networks of the proxies that may connect to these ports; others are closed unread"`
+		} `yaml:"proxy_protocol"`
 	} `yaml:"apisix"`
 	NginxConfig struct {
 		HTTP struct {
@@ -335,6 +344,8 @@ func (c *Config) validate(path string) (ps strict.Problems) {
 	for key, l := range map[string][]string{
 		"gateway.deployment.admin.allow_admin": c.Gateway.Deployment.Admin.AllowAdmin,
 		"gateway.apisix.trusted_addresses":     c.Gateway.APISIX.TrustedAddresses,
+
+		"gateway.apisix.proxy_protocol.trusted_addresses": c.Gateway.APISIX.ProxyProtocol.Trusted,
 	} {
 		if _, err := Prefixes(l); err != nil {
 			bad(key, "%v", err)
@@ -345,6 +356,12 @@ func (c *Config) validate(path string) (ps strict.Problems) {
 	}
 	if _, err := nameservers(c.Gateway.APISIX.DNSResolver); err != nil {
 		bad("gateway.apisix.dns_resolver", "%v", err)
+	}
+	if _, err := live.ParseProtocols(c.Gateway.APISIX.SSL.Protocols); err != nil {
+		bad("gateway.apisix.ssl.ssl_protocols", "%v", err)
+	}
+	if _, err := live.ParseCiphers(c.Gateway.APISIX.SSL.Ciphers); err != nil {
+		bad("gateway.apisix.ssl.ssl_ciphers", "%v", err)
 	}
 	for i, k := range c.Gateway.Deployment.Admin.AdminKey {
 		if len(k.Key) < 16 {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"gatehouse/gateway/listen"
 	"gatehouse/lib/localca"
 )
 
@@ -45,6 +46,7 @@ type Daemon struct {
 	provider *provider
 	gateway  *gatewayPart
 	ca       *localca.CA
+	tickets  *listen.Tickets
 
 	servers *servers
 	tasks   sync.WaitGroup // what runs beside the servers
@@ -76,6 +78,9 @@ func Start(ctx context.Context, c *Config, parts Parts, talk io.Writer) (*Daemon
 
 // open opens the databases and ports of the parts.
 func (d *Daemon) open(run context.Context, parts Parts, talk io.Writer) error {
+	if err := d.openTickets(run); err != nil {
+		return err
+	}
 	if parts.Provider {
 		if err := d.startProvider(run, parts); err != nil {
 			return err

@@ -60,9 +60,21 @@ func secretFile(dir, name string, make func() string) (secret string, fresh bool
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", false, err
 	}
-	fresh = err == nil
+	if fresh = err == nil; fresh {
+		if err := syncDir(dir); err != nil { // the name must outlive a crash too
+			return "", false, err
+		}
+	}
 	secret, err = read()
 	return secret, fresh, err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // hexSecret is 32 hexadecimal characters, the form APISIX users know.

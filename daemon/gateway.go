@@ -67,7 +67,11 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 		return err
 	}
 	env := gateway.Env{Log: d.log, Now: time.Now, Metrics: metrics, Caller: part.caller, SessionSecret: []byte(session)}
-	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: env, Roots: engine.Roots(extra), FallbackSNI: g.APISIX.SSL.FallbackSNI})
+	secure, err := d.tlsOfSites(ctx, extra)
+	if err != nil {
+		return err
+	}
+	running, err := live.New(live.Config{Store: store, Plugins: plugins.All(), Env: env, Roots: engine.Roots(extra), FallbackSNI: g.APISIX.SSL.FallbackSNI, TLS: secure})
 	if err != nil {
 		return err
 	}
@@ -131,6 +135,9 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 				return err
 			}
 		}
+	}
+	if err := d.serveProxied(part.server, running); err != nil {
+		return err
 	}
 	l, err := listenTCP(g.Deployment.Admin.AdminListen.Addr(), "gateway.deployment.admin.admin_listen (GATEWAY_DEPLOYMENT_ADMIN_ADMIN_LISTEN)")
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"gatehouse/gateway/engine"
 	"gatehouse/gateway/listen"
+	"gatehouse/gateway/live"
 )
 
 // plainLimits are those of the listeners that are no gateway: provider, login
@@ -60,10 +61,11 @@ func listenTCP(addr, setting string) (net.Listener, error) {
 // together, stopped together. The gateway's engine reads what they get: every
 // port is as strict.
 type servers struct {
-	log *slog.Logger
-	all []*engine.Server
-	ls  []net.Listener
-	wg  sync.WaitGroup
+	log     *slog.Logger
+	tickets *listen.Tickets
+	all     []*engine.Server
+	ls      []net.Listener
+	wg      sync.WaitGroup
 }
 
 // oneCertificate is a TLS configuration for every server name.
@@ -76,6 +78,8 @@ func (s *servers) add(l net.Listener, h http.Handler, cert *tls.Config) {
 	if cert != nil {
 		c := cert.Clone()
 		c.NextProtos = []string{"h2", "http/1.1"}
+		c.CipherSuites = live.CipherSuites(false)
+		s.tickets.Bind(c, l.Addr().String())
 		l = listen.TLS(l, oneCertificate{c}, s.log)
 	}
 	s.ls = append(s.ls, l)

@@ -181,6 +181,9 @@ type Upstream struct {
 	Picker       Picker
 	TLS          *tls.Config // for https; nil: verify against the system's roots
 	KeepAlive    KeepAlive
+	// ProxyProtocol is the version of the header that tells nodes whose
+	// connection it is; 0: none.
+	ProxyProtocol uint8
 }
 
 // KeepAlive bounds the pool of idle connections to a node.

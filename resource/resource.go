@@ -60,6 +60,9 @@ type Change struct {
 
 	// Set by the store, in what Apply returns and Watch yields.
 	Revision, CreateRevision int64
+	// More says, in what Watch yields, that further changes of this Revision
+	// follow: what runs by half a transaction runs by what nobody wrote.
+	More bool
 }
 
 // Store keeps objects. Backends live in store/; all pass store/storetest.
@@ -77,7 +80,8 @@ type Store interface {
 	// delete of what is not there with fault.NotFound.
 	Apply(ctx context.Context, changes ...Change) (revision int64, err error)
 	// Watch yields every change after a revision in order, expired objects as
-	// deletes, until ctx ends. It yields fault.Conflict and ends when the
+	// deletes, until ctx ends. More marks all changes of a revision but the
+	// last. It yields fault.Conflict and ends when the
 	// changes after that revision are no longer known, or the store never got
 	// that far: list again.
 	Watch(ctx context.Context, after int64) iter.Seq2[Change, error]

@@ -29,6 +29,7 @@ type Upstream struct {
 	UpstreamHost  string          `json:"upstream_host,omitempty"`
 	KeepalivePool *KeepalivePool  `json:"keepalive_pool,omitempty"`
 	TLS           *UpstreamTLS    `json:"tls,omitempty"`
+	ProxyProtocol string          `json:"proxy_protocol,omitempty"` // "v1", "v2": tell the nodes the client's address; "": do not
 }
 
 // KeepalivePool bounds the idle connections to a node.

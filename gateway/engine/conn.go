@@ -485,7 +485,7 @@ func (k *conn) finish(whole bool) {
 		}
 		k.broken = k.broken || !k.sent
 	}
-	keep := k.call.Keep
+	keep, single := k.call.Keep, k.call.Proxied.Version != 0
 	extra := len(k.pending()) > 0 // an answer nobody asked for
 	k.s.in.drop()
 	k.mu.Lock()
@@ -497,7 +497,7 @@ func (k *conn) finish(whole bool) {
 	ended := k.ended
 	k.mu.Unlock()
 	k.call, k.resp, k.out, k.s = nil, nil, nil, nil
-	if !whole || k.broken || !k.done || ended || extra {
+	if !whole || single || k.broken || !k.done || ended || extra {
 		k.cut()
 		return
 	}

@@ -32,6 +32,7 @@ type Call struct {
 	Node         *gateway.Node // whose Addr it is; may be nil
 	Keep         gateway.KeepAlive
 	Fresh        bool // on a new connection, whatever is kept
+	Proxied      Proxied
 	Timeout      gateway.Timeout
 
 	Method, Target, Host string
@@ -149,6 +150,7 @@ type pool struct {
 type poolKey struct {
 	scheme, addr, sni string
 	tls               *tls.Config
+	proxied           uint8 // Call.Proxied.Version: what was kept for calls without a header is not theirs
 }
 
 // NewTransport makes a Transport. dial may be nil; it gets addresses, no names.
@@ -187,7 +189,7 @@ func (t *Transport) Close() {
 }
 
 func (c *Call) key() poolKey {
-	key := poolKey{scheme: c.Scheme, addr: c.Addr}
+	key := poolKey{scheme: c.Scheme, addr: c.Addr, proxied: c.Proxied.Version}
 	if c.secure() {
 		key.sni, key.tls = c.SNI, c.TLS
 	}
@@ -239,7 +241,7 @@ func (t *Transport) get(ctx context.Context, c *Call) (*conn, error) {
 // poolOf finds or makes the pool for a call. A node remembers the last one:
 // nearly every call to it wants the same. The caller holds mu.
 func (t *Transport) poolOf(c *Call) *pool {
-	plain := c.Node != nil && c.Scheme == "http"
+	plain := c.Node != nil && c.Scheme == "http" && c.Proxied.Version == 0
 	if plain {
 		if p, ok := c.Node.Pool.Load().(*pool); ok && p.of == t && !p.gone {
 			return p
@@ -269,6 +271,10 @@ func (t *Transport) connect(ctx context.Context, c *Call, n *node) (*conn, error
 	defer cancel()
 	nc, err := t.reach(ctx, n)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.Proxied.greet(ctx, nc); err != nil {
+		nc.Close()
 		return nil, err
 	}
 	k := &conn{t: t, nc: nc, born: t.ticks.Load()}
@@ -439,6 +445,9 @@ func (t *Transport) Shed(n int) {
 // connection is cut within a second or two.
 func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (Answer, error) {
 	if c.http2() {
+		if c.Proxied.Version != 0 {
+			return nil, callError(StageConnect, false, errShared)
+		}
 		return t.sendHTTP2(ctx, c, resp)
 	}
 	if c.Scratch == nil {

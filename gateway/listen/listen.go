@@ -1,5 +1,6 @@
-// Package listen opens the sockets of the data plane: TCP, and TLS by server
-// name. It speaks no HTTP; gateway/engine serves what it accepts.
+// Package listen opens the sockets of the data plane: TCP, TLS by server name,
+// the PROXY protocol in front of either. It speaks no HTTP; gateway/engine
+// serves what it accepts.
 package listen
 
 import (
@@ -9,16 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
-)
-
-// Bounds of handshakes under way, per listener.
-const (
-	handshakeTime = 10 * time.Second
-	maxHandshakes = 1024
 )
 
 // BusyError says that an address is taken by another process.
@@ -52,101 +45,9 @@ type Certificates interface {
 // *tls.Conn with HTTP/2 or HTTP/1.1 agreed. A slow or broken handshake delays
 // no other connection.
 func TLS(l net.Listener, certs Certificates, log *slog.Logger) net.Listener {
-	t := &tlsListener{Listener: l, log: log, ready: make(chan net.Conn), ended: make(chan struct{}),
-		cfg: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetConfigForClient: certs.TLSConfig}}
-	t.ctx, t.cancel = context.WithCancel(context.Background())
-	go t.accept()
-	return t
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetConfigForClient: certs.TLSConfig}
+	return newGate(l, log, "tls handshake failed", func(ctx context.Context, c net.Conn) (net.Conn, error) {
+		tc := tls.Server(c, cfg)
+		return tc, tc.HandshakeContext(ctx)
+	}).open()
 }
-
-type tlsListener struct {
-	net.Listener
-	cfg    *tls.Config
-	log    *slog.Logger
-	ready  chan net.Conn
-	ended  chan struct{} // closed when accepting and every handshake ended, after err is set
-	err    error
-	wg     sync.WaitGroup  // of the handshakes
-	ctx    context.Context // of the handshakes; ends with Cut
-	cancel context.CancelFunc
-	closed atomic.Bool
-}
-
-func (t *tlsListener) accept() {
-	defer close(t.ended)
-	defer t.wg.Wait()
-	defer t.Listener.Close() // nobody may queue for what is not accepted
-	slots := make(chan struct{}, maxHandshakes)
-	for {
-		c, err := t.Listener.Accept()
-		if err != nil {
-			var ne net.Error
-			if !t.closed.Load() && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.As(err, &ne) && ne.Timeout()) {
-				t.log.Warn("accepting connections", "addr", t.Addr().String(), "err", err)
-				select {
-				case <-time.After(50 * time.Millisecond):
-					continue
-				case <-t.ctx.Done():
-				}
-			}
-			t.err = err
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-		case <-t.ctx.Done():
-			c.Close()
-			continue
-		}
-		t.wg.Go(func() {
-			defer func() { <-slots }()
-			t.handshake(c)
-		})
-	}
-}
-
-func (t *tlsListener) handshake(c net.Conn) {
-	ctx, cancel := context.WithTimeout(t.ctx, handshakeTime)
-	defer cancel()
-	tc := tls.Server(c, t.cfg)
-	if err := tc.HandshakeContext(ctx); err != nil {
-		t.log.Debug("tls handshake failed", "peer", c.RemoteAddr().String(), "err", err)
-		c.Close()
-		return
-	}
-	select {
-	case t.ready <- tc:
-	case <-ctx.Done(): // nobody accepts any more
-		tc.Close()
-	}
-}
-
-func (t *tlsListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-t.ready:
-		return c, nil
-	case <-t.ended:
-		return nil, t.err
-	}
-}
-
-// Close ends accepting. Handshakes under way go on: Accept returns what comes
-// of them, and an error after the last.
-func (t *tlsListener) Close() error {
-	t.closed.Store(true)
-	return t.Listener.Close()
-}
-
-// SetDeadline ends accepting at a time, as Close does at once; nil when the
-// listener below can.
-func (t *tlsListener) SetDeadline(at time.Time) error {
-	l, ok := t.Listener.(interface{ SetDeadline(time.Time) error })
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	t.closed.Store(true)
-	return l.SetDeadline(at)
-}
-
-// Cut ends the handshakes under way.
-func (t *tlsListener) Cut() { t.cancel() }

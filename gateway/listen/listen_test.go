@@ -55,14 +55,19 @@ func pair(t testing.TB, names ...string) (cert, key string) {
 func quoted(s string) string { b, _ := json.Marshal(s); return string(b) }
 
 type house struct {
-	addr string // of TCP and UDP
-	put  func(k resource.Kind, id, doc string)
+	addr  string // of TCP and UDP
+	put   func(k resource.Kind, id, doc string)
+	check func(k resource.Kind, id, doc string) error
 }
 
-func start(t testing.TB, fallback string) house {
+func start(t testing.TB, fallback string, common ...live.TLS) house {
 	t.Helper()
 	store := memory.NewResources()
-	l, err := live.New(live.Config{Store: store, FallbackSNI: fallback})
+	cfg := live.Config{Store: store, FallbackSNI: fallback}
+	for _, c := range common {
+		cfg.TLS = c
+	}
+	l, err := live.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +105,7 @@ func start(t testing.TB, fallback string) house {
 		tr.Close()
 	})
 	h := house{addr: tcp.Addr().String()}
+	h.check = func(k resource.Kind, id, doc string) error { return l.Check(k, id, json.RawMessage(doc)) }
 	h.put = func(k resource.Kind, id, doc string) {
 		t.Helper()
 		c := resource.Change{Kind: k, ID: id}

@@ -99,7 +99,7 @@ func (l *Live) Check(k resource.Kind, id string, raw json.RawMessage) error {
 	case *resource.GlobalRule:
 		return l.checkPlugins(v.Plugins, false)
 	case *resource.SSL:
-		_, err := compileSSL(v)
+		_, err := l.tls.compile(v)
 		return err
 	case *json.RawMessage:
 		p := l.plugins[id]

@@ -36,6 +36,7 @@ type Config struct {
 	// FallbackSNI serves clients whose server name has no certificate, and
 	// those that send none; "" refuses them.
 	FallbackSNI string
+	TLS         TLS
 }
 
 // Live follows the store and holds the current Snapshot.
@@ -47,6 +48,7 @@ type Live struct {
 	plugins  map[string]*plugin
 	roots    *x509.CertPool
 	fallback string
+	tls      TLS
 	keeper   *keeper
 	cur      atomic.Pointer[Snapshot]
 
@@ -70,7 +72,7 @@ type plugin struct {
 // no schemas are a mistake of the programmer and an error here.
 func New(cfg Config) (*Live, error) {
 	l := &Live{
-		store: cfg.Store, log: cfg.Env.Log, now: cfg.Env.Now, env: cfg.Env, roots: cfg.Roots, fallback: cfg.FallbackSNI,
+		store: cfg.Store, log: cfg.Env.Log, now: cfg.Env.Now, env: cfg.Env, roots: cfg.Roots, fallback: cfg.FallbackSNI, tls: cfg.TLS,
 		plugins: map[string]*plugin{}, objects: map[resource.Kind]map[string]*stored{},
 		changed: make(chan struct{}),
 	}
@@ -157,9 +159,9 @@ func (l *Live) Run(ctx context.Context) error {
 	}
 }
 
-// The changes of one transaction come one by one, without a mark at the end: a
-// revision counts as complete when nothing more came for settle. A stream of
-// changes that does not pause goes live every batch.
+// The changes of one transaction come one by one and go live together.
+// Transactions that follow each other closely go live together too: when
+// nothing more came for settle, and a stream that does not pause every batch.
 const (
 	settle = 500 * time.Microsecond
 	batch  = 5 * time.Millisecond
@@ -190,27 +192,29 @@ func (l *Live) follow(ctx context.Context, after int64) error {
 	var rev int64          // applied
 	var deadline time.Time // for rev to go live, while pending
 	pending := false       // rev is applied but not live
+	half := false          // and there is more of it to come
 	for {
 		var settled <-chan time.Time
-		if pending {
+		if pending && !half {
 			pause.Reset(settle)
 			settled = pause.C
 		}
 		select {
 		case c, ok := <-changes:
 			switch {
-			case !ok && pending:
+			case !ok && pending && !half:
 				l.publish(rev)
 				return err
 			case !ok:
-				return err
+				return err // what came of a half is read again, with the rest
 			case !pending:
 				deadline = l.now().Add(batch)
-			case c.Revision != rev && l.now().After(deadline):
-				l.publish(rev) // whole: the next one has begun
-				deadline = l.now().Add(batch)
 			}
-			rev, pending = l.apply(c), true
+			rev, pending, half = l.apply(c), true, c.More
+			if !half && l.now().After(deadline) {
+				l.publish(rev)
+				pending = false
+			}
 		case <-settled:
 			l.publish(rev)
 			pending = false
@@ -242,6 +246,9 @@ func (l *Live) publish(rev int64) {
 	s := l.build.snapshot(max(rev, l.Current().Revision))
 	l.cur.Store(s)
 	l.keeper.sweep()
+	if l.tls.Stapler != nil {
+		l.tls.Stapler.Retain(s.certs.staples())
+	}
 	l.mu.Lock()
 	close(l.changed)
 	l.changed = make(chan struct{})
@@ -270,5 +277,8 @@ func (l *Live) Wait(ctx context.Context, revision int64) error {
 // TLSConfig chooses the certificate of a connection by its server name, from
 // the current snapshot. It is for tls.Config.GetConfigForClient.
 func (l *Live) TLSConfig(h *tls.ClientHelloInfo) (*tls.Config, error) {
-	return l.Current().certs.config(h.ServerName)
+	if s := l.Current().certs.serve(h.ServerName); s != nil {
+		return s.config, nil
+	}
+	return nil, errNoCert
 }

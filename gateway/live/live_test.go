@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -283,5 +284,56 @@ func BenchmarkChangeWith10kRoutes(b *testing.B) {
 		rev++
 		l.apply(resource.Change{Kind: resource.Routes, ID: "77", Revision: rev, CreateRevision: 77, JSON: json.RawMessage(`{"uri":"/api/77/*"}`)})
 		l.publish(rev)
+	}
+}
+
+// pausing yields the changes of a transaction one by one, each when it is
+// asked to.
+type pausing struct {
+	resource.Store
+	next chan struct{}
+}
+
+func (p pausing) Watch(ctx context.Context, after int64) iter.Seq2[resource.Change, error] {
+	return func(yield func(resource.Change, error) bool) {
+		for c, err := range p.Store.Watch(ctx, after) {
+			select {
+			case <-p.next:
+			case <-ctx.Done():
+				return
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
+}
+
+// TestHalfATransactionIsNotLive: however slowly its changes come.
+func TestHalfATransactionIsNotLive(t *testing.T) {
+	store := pausing{memory.NewResources(), make(chan struct{})}
+	l, err := New(Config{Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); l.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	rev, err := store.Apply(ctx,
+		resource.Change{Kind: resource.Routes, ID: "1", JSON: json.RawMessage(`{"uri":"/1"}`)},
+		resource.Change{Kind: resource.Routes, ID: "2", JSON: json.RawMessage(`{"uri":"/2"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.next <- struct{}{}
+	half, end := context.WithTimeout(ctx, 50*settle)
+	defer end()
+	if err := l.Wait(half, rev); err == nil || find(l, "/1") != nil {
+		t.Errorf("half of the transaction is live: %v", err)
+	}
+	store.next <- struct{}{}
+	if err := l.Wait(ctx, rev); err != nil || find(l, "/1") == nil || find(l, "/2") == nil {
+		t.Errorf("the transaction is not live: %v", err)
 	}
 }

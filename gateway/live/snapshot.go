@@ -137,6 +137,21 @@ func credential(plugin, key string) [32]byte {
 	return sha256.Sum256(b)
 }
 
-// DemandsClientCert says whether connections for a server name must show a
-// client certificate; requests for such a host must come over such connections.
-func (s *Snapshot) DemandsClientCert(host string) bool { return s.certs.demands(host) }
+// ClientCerts says whether any server name asks for client certificates.
+func (s *Snapshot) ClientCerts() bool { return s.certs.demanding }
+
+// Connected is what connections under a server name are asked for, the fallback
+// name's connections included; nil: nothing.
+func (s *Snapshot) Connected(name string) *ClientCert {
+	if t := s.certs.serve(name); t != nil {
+		return t.client
+	}
+	return nil
+}
+
+// DemandsClientCert says whether connections for a host are asked for a client
+// certificate; requests for it must come over such connections.
+func (s *Snapshot) DemandsClientCert(host string) bool {
+	t := s.certs.find(host)
+	return t != nil && t.client != nil
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,6 +120,12 @@ func (f *flight) compose(up *gateway.Upstream, node *gateway.Node) {
 		Scheme: up.Scheme, Addr: node.Addr, Node: node, TLS: up.TLS, Keep: up.KeepAlive, Timeout: x.Route.Timeout,
 		Method: x.Req.Method, Target: x.Req.Target, Host: x.Req.Authority, Header: &f.header,
 		Body: x.Req.Body, Length: x.Req.Length, Trailer: &x.Req.Trailer, Trailers: x.Req.Trailers, Stop: f.w, Info: f.info, Scratch: &f.scratch,
+	}
+	if up.ProxyProtocol != 0 {
+		c.Proxied = engine.Proxied{Version: up.ProxyProtocol, From: netip.AddrPortFrom(x.Req.Client, 0), To: x.Req.Local}
+		if x.Req.Client == x.Req.Peer.Addr() { // else it is an address a trusted proxy told, without a port
+			c.Proxied.From = x.Req.Peer
+		}
 	}
 	if x.Out.Method != "" {
 		c.Method = x.Out.Method

@@ -222,14 +222,22 @@ var notFound = &gateway.Reply{
 }
 
 // misdirected refuses a request whose host asks for client certificates and
-// whose connection was opened for another name (RFC 9110, section 15.5.20).
+// whose connection was opened for another name (RFC 9110, section 15.5.20), and
+// one over a connection whose client has not shown what its name asks for now.
 func (f *flight) misdirected() *gateway.Reply {
-	tls := f.x.Req.TLS
-	if tls == nil || tls.ServerName == f.x.Req.Host {
+	cs := f.x.Req.TLS
+	if cs == nil || len(cs.PeerCertificates) == 0 && !f.snap.ClientCerts() {
 		return nil
 	}
-	if len(tls.PeerCertificates) > 0 || f.snap.DemandsClientCert(f.x.Req.Host) {
-		return &gateway.Reply{Status: http.StatusMisdirectedRequest}
+	demand := f.snap.Connected(cs.ServerName)
+	if !strings.EqualFold(cs.ServerName, f.x.Req.Host) {
+		if demand != nil || len(cs.PeerCertificates) > 0 || f.snap.DemandsClientCert(f.x.Req.Host) {
+			return &gateway.Reply{Status: http.StatusMisdirectedRequest}
+		}
+		return nil
+	}
+	if demand != nil && !demand.Allows(cs, f.x.Req.Path) {
+		return &gateway.Reply{Status: http.StatusBadRequest}
 	}
 	return nil
 }

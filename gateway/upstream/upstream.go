@@ -100,6 +100,18 @@ func (m *Maker) New(id string, r *resource.Upstream) (*gateway.Upstream, error) 
 			u.KeepAlive.Requests = k.Requests
 		}
 	}
+	switch r.ProxyProtocol {
+	case "":
+	case "v1":
+		u.ProxyProtocol = 1
+	case "v2":
+		u.ProxyProtocol = 2
+	default:
+		return nil, invalid("proxy_protocol is one of v1, v2")
+	}
+	if u.ProxyProtocol != 0 && u.Scheme != "http" && u.Scheme != "https" {
+		return nil, invalid("proxy_protocol is not supported with scheme " + u.Scheme + ": one connection carries the requests of many clients")
+	}
 	var err error
 	if u.Picker, err = balancer.New(r.Type, u.Nodes); err != nil {
 		return nil, err

@@ -343,14 +343,23 @@ func (s *Resources) changes(ctx context.Context, after int64, seq *int64) (news 
 		if lost {
 			return fault.New(fault.Conflict, "the changes after this revision are not known any more")
 		}
+		// One more than a page: it tells whether the page ends a revision.
 		return query(listChanges,
-			[]any{*seq, watchPage}, func(scan func(...any) error) error {
+			[]any{*seq, watchPage + 1}, func(scan func(...any) error) error {
 				var c resource.Change
+				var at int64
 				var expires sql.NullInt64
 				var doc []byte
-				if err := scan(seq, &c.Revision, &c.CreateRevision, &c.Kind, &c.ID, &expires, &doc); err != nil {
+				if err := scan(&at, &c.Revision, &c.CreateRevision, &c.Kind, &c.ID, &expires, &doc); err != nil {
 					return err
 				}
+				if n := len(news); n > 0 {
+					news[n-1].More = news[n-1].Revision == c.Revision
+				}
+				if len(news) == watchPage {
+					return nil
+				}
+				*seq = at
 				c.JSON, c.Expires = json.RawMessage(doc), fromMicros(expires)
 				news = append(news, c)
 				return nil

@@ -198,11 +198,12 @@ func (s *Resources) Watch(ctx context.Context, after int64) iter.Seq2[resource.C
 				yield(resource.Change{}, fault.New(fault.Conflict, "the changes after this revision are not known any more"))
 				return
 			}
-			for _, c := range news {
+			for i, c := range news {
 				if ctx.Err() != nil {
 					return
 				}
 				c.JSON = slices.Clone(c.JSON)
+				c.More = i+1 < len(news) && news[i+1].Revision == c.Revision
 				at = c.Revision // whole revisions are appended at once
 				if !yield(c, nil) {
 					return

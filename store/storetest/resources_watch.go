@@ -43,21 +43,22 @@ func resourcesWatch(t *testing.T, s resource.Store) {
 		c.Revision, c.CreateRevision = rev, create
 		return c
 	}
+	more := func(c resource.Change) resource.Change { c.More = true; return c }
 	a, b := put("a", "1"), put("b", "1")
 	r1 := apply(t, s, a, b)
-	next(as(a, r1, r1))
+	next(more(as(a, r1, r1)))
 	next(as(b, r1, r1))
 	r2 := apply(t, s, put("a", "2"))
 	next(as(put("a", "2"), r2, r1))
 	r3 := apply(t, s, del("a"), put("b", "3"))
-	next(as(del("a"), r3, r1))
+	next(more(as(del("a"), r3, r1)))
 	next(as(put("b", "3"), r3, r1))
 	_, err := s.Apply(ctx, put("c", "1"), del("missing")) // refused: nobody hears of it
 	wantKind(t, err, fault.NotFound)
 	r4 := apply(t, s, put("a", "4"))
 	next(as(put("a", "4"), r4, r4))
 	r5 := apply(t, s, del("a"), del("b"))
-	next(as(del("a"), r5, r4))
+	next(more(as(del("a"), r5, r4)))
 	next(as(del("b"), r5, r1))
 }
 

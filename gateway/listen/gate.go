@@ -1,0 +1,150 @@
+package listen
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Bounds of connections that are being made ready, per listener. Beyond
+// maxPending the one that has taken longest is closed: many silent clients
+// delay nobody, and what is slow or hostile is what goes.
+const (
+	pendingTime = 10 * time.Second
+	maxPending  = 2048
+)
+
+// gate is a listener whose connections have something to do before they are
+// served. Each does it on a goroutine of its own.
+type gate struct {
+	net.Listener
+	// prepare makes a connection ready or fails, before ctx ends. When it fails
+	// the connection is closed.
+	prepare func(ctx context.Context, c net.Conn) (net.Conn, error)
+	log     *slog.Logger
+	what    string // log message of a failure
+	ready   chan net.Conn
+	ended   chan struct{} // closed when accepting and every preparation ended, after err is set
+	err     error
+	wg      sync.WaitGroup  // of the preparations
+	ctx     context.Context // of the preparations; ends with Cut
+	cancel  context.CancelFunc
+	closed  atomic.Bool
+	most    int // pending connections
+
+	mu      sync.Mutex
+	pending list.List // guarded by mu; of net.Conn, the oldest first
+}
+
+func newGate(l net.Listener, log *slog.Logger, what string, prepare func(context.Context, net.Conn) (net.Conn, error)) *gate {
+	g := &gate{Listener: l, prepare: prepare, log: log, what: what, ready: make(chan net.Conn), ended: make(chan struct{}), most: maxPending}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	return g
+}
+
+// open starts accepting.
+func (g *gate) open() *gate {
+	go g.accept()
+	return g
+}
+
+func (g *gate) accept() {
+	defer close(g.ended)
+	defer g.wg.Wait()
+	defer g.Listener.Close() // nobody may queue for what is not accepted
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil {
+			var ne net.Error
+			if !g.closed.Load() && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.As(err, &ne) && ne.Timeout()) {
+				g.log.Warn("accepting connections", "addr", g.Addr().String(), "err", err)
+				select {
+				case <-time.After(50 * time.Millisecond):
+					continue
+				case <-g.ctx.Done():
+				}
+			}
+			g.err = err
+			return
+		}
+		at := g.enter(c)
+		g.wg.Go(func() { g.admit(c, at) })
+	}
+}
+
+// enter counts a connection as pending, in the place of the oldest when there
+// are too many.
+func (g *gate) enter(c net.Conn) *list.Element {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pending.Len() >= g.most {
+		oldest := g.pending.Front()
+		g.pending.Remove(oldest)
+		_ = oldest.Value.(net.Conn).Close()
+	}
+	return g.pending.PushBack(c)
+}
+
+func (g *gate) leave(at *list.Element) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pending.Remove(at) // nothing when enter has removed it
+}
+
+func (g *gate) admit(c net.Conn, at *list.Element) {
+	ctx, cancel := context.WithTimeout(g.ctx, pendingTime)
+	defer cancel()
+	done, err := g.prepare(ctx, c)
+	g.leave(at)
+	if err != nil {
+		g.log.Debug(g.what, "peer", c.RemoteAddr().String(), "err", err)
+		c.Close()
+		return
+	}
+	select {
+	case g.ready <- done:
+	case <-ctx.Done(): // nobody accepts any more
+		done.Close()
+	}
+}
+
+func (g *gate) Accept() (net.Conn, error) {
+	select {
+	case c := <-g.ready:
+		return c, nil
+	case <-g.ended:
+		return nil, g.err
+	}
+}
+
+// Close ends accepting. Preparations under way go on: Accept returns what comes
+// of them, and an error after the last.
+func (g *gate) Close() error {
+	g.closed.Store(true)
+	return g.Listener.Close()
+}
+
+// SetDeadline ends accepting at a time, as Close does at once; nil when the
+// listener below can.
+func (g *gate) SetDeadline(at time.Time) error {
+	l, ok := g.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	g.closed.Store(true)
+	return l.SetDeadline(at)
+}
+
+// Cut ends the preparations under way.
+func (g *gate) Cut() {
+	g.cancel()
+	if l, ok := g.Listener.(interface{ Cut() }); ok {
+		l.Cut()
+	}
+}
