@@ -191,6 +191,9 @@ func (s *apisixServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if answer.body != nil {
 		body = append(answer.body.JSON(), '\n')
 	}
+	if answer.status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
 	w.WriteHeader(answer.status)
 	w.Write(body) // a peer that went away needs no answer
 }

@@ -112,7 +112,8 @@ type GatewayConfig struct {
 		} `yaml:"proxy_protocol"`
 	} `yaml:"apisix"`
 	NginxConfig struct {
-		HTTP struct {
+		WorkerShutdownTimeout time.Duration `yaml:"worker_shutdown_timeout" default:"30s" doc:"longest wait for requests and WebSockets under way when the process stops or is replaced, of all its ports"`
+		HTTP                  struct {
 			EnableAccessLog     bool          `yaml:"enable_access_log" default:"true" doc:"one line per request"`
 			AccessLog           string        `yaml:"access_log" default:"stderr" doc:"where the lines go: stderr, stdout, or a file, relative to the data directory; it is opened again on SIGUSR1"`
 			AccessLogFormat     string        `yaml:"access_log_format" doc:"a line, with nginx's and APISIX's variables; none: a ready form, see docs/logs.md"`

@@ -2,11 +2,15 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,9 +31,23 @@ import (
 type gatewayPart struct {
 	adminKey  string
 	server    *engine.Server
+	ports     []gatewayPort
+	views     []net.Listener // of ports, while they are served
+	serving   sync.WaitGroup
+	ending    chan struct{} // closed by stop
 	transport *engine.Transport
 	caller    *engine.Caller
 	ballast   []byte
+}
+
+// gatewayPort is a socket of the gateway.
+type gatewayPort struct {
+	socket  *socket
+	proxied bool                // behind a header of the PROXY protocol,
+	trusted []netip.Prefix      // of these peers
+	certs   listen.Certificates // nil: plain
+	quic    *net.UDPConn        // nil: no HTTP/3
+	altSvc  string              // what tells clients of it
 }
 
 // ballastSize is memory that is reserved and never touched, so the system
@@ -42,10 +60,15 @@ const ballastSize = 16 << 20
 // is printed once.
 func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	c, g := d.Config, &d.Config.Gateway
-	store, err := embedded.OpenResources(ctx, c.Data)
+	lock, err := d.before.lock("gateway")
 	if err != nil {
 		return err
 	}
+	store, err := embedded.OpenResources(ctx, c.Data, embedded.WithLock(lock))
+	if err != nil {
+		return err
+	}
+	d.mayLend("gateway", store)
 	d.closers = append(d.closers, store.Close)
 	extra, err := d.trustedPEM()
 	if err != nil {
@@ -61,7 +84,7 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	part := &gatewayPart{ballast: make([]byte, ballastSize), adminKey: keys[0].Key, transport: engine.NewTransport(nil), caller: engine.NewCaller(extra)}
+	part := &gatewayPart{ending: make(chan struct{}), ballast: make([]byte, ballastSize), adminKey: keys[0].Key, transport: engine.NewTransport(nil), caller: engine.NewCaller(extra)}
 	d.gateway = part
 	if err := g.reach(part.transport); err != nil {
 		return err
@@ -122,31 +145,31 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	metrics.MustRegister(&engineMetrics{part.server, part.transport, lines})
 
 	for _, at := range g.APISIX.NodeListen {
-		l, err := listenTCP(at.Addr(), "gateway.apisix.node_listen (GATEWAY_APISIX_NODE_LISTEN)")
+		l, err := d.sockets.tcp(at.Addr(), "gateway.apisix.node_listen (GATEWAY_APISIX_NODE_LISTEN)")
 		if err != nil {
 			return err
 		}
-		d.task(func() { d.fail(part.server.Serve(l)) })
+		part.ports = append(part.ports, gatewayPort{socket: l})
 		d.log.Info("gateway", "addr", l.Addr().String())
 	}
 	if g.APISIX.SSL.Enable {
 		for _, at := range g.APISIX.SSL.Listen {
-			if err := d.serveTLS(at, part.server, running); err != nil {
+			if err := d.openTLS(at, running); err != nil {
 				return err
 			}
 		}
 	}
-	if err := d.serveProxied(part.server, running); err != nil {
+	if err := d.openProxied(running); err != nil {
 		return err
 	}
-	l, err := listenTCP(g.Deployment.Admin.AdminListen.Addr(), "gateway.deployment.admin.admin_listen (GATEWAY_DEPLOYMENT_ADMIN_ADMIN_LISTEN)")
+	l, err := d.sockets.tcp(g.Deployment.Admin.AdminListen.Addr(), "gateway.deployment.admin.admin_listen (GATEWAY_DEPLOYMENT_ADMIN_ADMIN_LISTEN)")
 	if err != nil {
 		return err
 	}
 	d.servers.add(l, api, nil)
 	d.log.Info("gateway Admin API", "addr", l.Addr().String())
 	if prom := g.PluginAttr.Prometheus; prom.EnableExport {
-		l, err := listenTCP(prom.ExportAddr.Addr(), "gateway.plugin_attr.prometheus.export_addr (GATEWAY_PLUGIN_ATTR_PROMETHEUS_EXPORT_ADDR)")
+		l, err := d.sockets.tcp(prom.ExportAddr.Addr(), "gateway.plugin_attr.prometheus.export_addr (GATEWAY_PLUGIN_ATTR_PROMETHEUS_EXPORT_ADDR)")
 		if err != nil {
 			return err
 		}
@@ -157,25 +180,22 @@ func (d *Daemon) startGateway(ctx context.Context, talk io.Writer) error {
 	return nil
 }
 
-// serveTLS serves HTTPS, and HTTP/3 where that is on.
-func (d *Daemon) serveTLS(at TLSListen, server *engine.Server, certs listen.Certificates) error {
+// openTLS opens what HTTPS is served on, and HTTP/3 where that is on.
+func (d *Daemon) openTLS(at TLSListen, certs listen.Certificates) error {
 	const setting = "gateway.apisix.ssl.listen (GATEWAY_APISIX_SSL_LISTEN)"
-	l, err := listenTCP(at.Addr(), setting)
+	l, err := d.sockets.tcp(at.Addr(), setting)
 	if err != nil {
 		return err
 	}
-	secure := listen.TLS(l, certs, d.log)
+	p := gatewayPort{socket: l, certs: certs}
 	if at.EnableHTTP3 {
 		at.Port = l.Addr().(*net.TCPAddr).Port // it may have been 0
-		pc, err := listen.UDP(context.Background(), at.Addr())
-		if err != nil {
-			secure.Close()
-			return &busyPort{at.Addr() + " (udp)", setting, err}
+		if p.quic, err = d.sockets.udp(at.Addr(), setting); err != nil {
+			return err
 		}
-		server.Advertise(secure, fmt.Sprintf("h3=\":%d\"; ma=86400", at.Port))
-		d.task(func() { d.fail(server.ServeQUIC(pc, listen.QUIC(certs))) })
+		p.altSvc = fmt.Sprintf("h3=\":%d\"; ma=86400", at.Port)
 	}
-	d.task(func() { d.fail(server.Serve(secure)) })
+	d.gateway.ports = append(d.gateway.ports, p)
 	d.log.Info("gateway", "addr", l.Addr().String(), "tls", true, "http3", at.EnableHTTP3)
 	return nil
 }
@@ -214,10 +234,50 @@ func (g *GatewayConfig) limits() engine.Limits {
 	}
 }
 
-// stop lets requests and tunnels under way finish, for a time.
-func (g *gatewayPart) stop(ctx context.Context) {
+// start serves; failed is told when that ends on its own. HTTP/3 has to wait
+// for alone: two processes cannot share a UDP socket, each would get datagrams
+// of the other's connections. Until then clients use TCP.
+func (g *gatewayPart) start(log *slog.Logger, alone <-chan struct{}, failed func(error)) {
+	for _, p := range g.ports {
+		l := p.socket.view()
+		g.views = append(g.views, l)
+		if p.proxied {
+			l = listen.Proxied(l, p.trusted, log)
+		}
+		if p.certs != nil {
+			l = listen.TLS(l, p.certs, log)
+		}
+		if p.quic != nil {
+			g.server.Advertise(l, p.altSvc)
+			g.serving.Go(func() {
+				select {
+				case <-alone:
+					failed(g.server.ServeQUIC(p.quic, listen.QUIC(p.certs)))
+				case <-g.ending:
+				}
+			})
+		}
+		g.serving.Go(func() {
+			if err := g.server.Serve(l); !errors.Is(err, net.ErrClosed) { // see deaf
+				failed(err)
+			}
+		})
+	}
+}
+
+// deaf accepts no more connections. The rest is up to stop.
+func (g *gatewayPart) deaf() {
+	for _, l := range g.views {
+		l.Close()
+	}
+}
+
+// stop lets requests and tunnels under way finish, until ctx ends.
+func (g *gatewayPart) stop(ctx context.Context, f engine.Farewell) {
+	close(g.ending)
 	if g.server != nil {
-		g.server.Stop(ctx)
+		_ = g.server.Drain(ctx, f)
+		g.serving.Wait()
 	}
 	g.transport.Close()
 	g.caller.Close()

@@ -75,7 +75,7 @@ func OpenAdmin(ctx context.Context, c *Config) (*Admin, error) {
 	if err := ensureDir(c.Data); err != nil {
 		return nil, err
 	}
-	p, err := openProvider(ctx, c, slog.New(slog.DiscardHandler))
+	p, err := openProvider(ctx, c, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func Janitor(ctx context.Context, c *Config) (int, error) {
 	if err := ensureDir(c.Data); err != nil {
 		return 0, err
 	}
-	s, err := openRecords(ctx, c)
+	s, err := openRecords(ctx, c, nil)
 	if err != nil {
 		return 0, err
 	}

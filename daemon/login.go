@@ -19,10 +19,19 @@ import (
 // or the one hydra_admin_url names, or the one of the data directory.
 func (d *Daemon) startLogin(ctx context.Context) error {
 	c := d.Config
-	api, users, closeUsers, err := openDirectory(ctx, c, d.log)
+	lock, err := d.before.lock("login")
 	if err != nil {
 		return err
 	}
+	store, err := openUsers(ctx, c, lock)
+	if err != nil {
+		return err
+	}
+	api, users, closeUsers, err := openDirectory(ctx, store, d.log)
+	if err != nil {
+		return err
+	}
+	d.mayLend("login", store)
 	d.closers = append(d.closers, closeUsers)
 	if some, err := users.List(ctx, "", 1); err == nil && len(some) == 0 {
 		d.log.Info("no user can sign in yet; add one with: gatehouse users add you@example.com --password-stdin")
@@ -39,13 +48,13 @@ func (d *Daemon) startLogin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := listenTCP(hostPort(c.Login.Host, c.Login.Port), "login.port (--port, LOGIN_PORT)")
+	l, err := d.sockets.tcp(hostPort(c.Login.Host, c.Login.Port), "login.port (--port, LOGIN_PORT)")
 	if err != nil {
 		return err
 	}
 	d.servers.add(l, app, nil)
 	if c.Login.DSN == "" {
-		s, err := listenSocket(c.Data, loginSocket)
+		s, err := d.sockets.unix(c.Data, loginSocket)
 		if err != nil {
 			return err
 		}

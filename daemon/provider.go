@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -65,24 +66,25 @@ type unclosed struct{ *memory.Records }
 
 func (unclosed) Close() error { return nil }
 
-func openRecords(ctx context.Context, c *Config) (recordStore, error) {
+func openRecords(ctx context.Context, c *Config, lock *os.File) (recordStore, error) {
 	switch dsn := c.Provider.DSN; {
 	case isPostgres(dsn):
 		return postgres.OpenRecords(ctx, dsn, time.Now)
 	case dsn == "memory":
 		return unclosed{memory.NewRecords(time.Now)}, nil
 	}
-	return embedded.OpenRecords(ctx, c.Data, time.Now)
+	return embedded.OpenRecords(ctx, c.Data, time.Now, embedded.WithLock(lock))
 }
 
-// openProvider opens the provider's database and keys and wires its rooms.
-func openProvider(ctx context.Context, c *Config, log *slog.Logger) (*provider, error) {
+// openProvider opens the provider's database and keys and wires its rooms. lock
+// is the database's, if another process has handed it over.
+func openProvider(ctx context.Context, c *Config, lock *os.File, log *slog.Logger) (*provider, error) {
 	set, err := settings(c, log)
 	if err != nil {
 		return nil, err
 	}
 	p := &provider{settings: set}
-	if p.store, err = openRecords(ctx, c); err != nil {
+	if p.store, err = openRecords(ctx, c, lock); err != nil {
 		return nil, err
 	}
 	if err := p.open(ctx, log); err != nil {
@@ -203,18 +205,23 @@ func reachable(host string) string {
 // startProvider opens the provider and its ports.
 func (d *Daemon) startProvider(ctx context.Context, parts Parts) error {
 	c := d.Config
-	p, err := openProvider(ctx, c, d.log)
+	lock, err := d.before.lock("provider")
+	if err != nil {
+		return err
+	}
+	p, err := openProvider(ctx, c, lock, d.log)
 	if err != nil {
 		return err
 	}
 	d.provider = p
+	d.mayLend("provider", p.store)
 	d.closers = append(d.closers, p.close)
 	serve := func(s ServeConfig, name string, h http.Handler) error {
 		tlsConf, err := d.providerTLS(s)
 		if err != nil {
 			return err
 		}
-		l, err := listenTCP(hostPort(s.Host, s.Port), fmt.Sprintf("provider.serve.%s.port (SERVE_%s_PORT)", name, strings.ToUpper(name)))
+		l, err := d.sockets.tcp(hostPort(s.Host, s.Port), fmt.Sprintf("provider.serve.%s.port (SERVE_%s_PORT)", name, strings.ToUpper(name)))
 		if err != nil {
 			return err
 		}
@@ -236,8 +243,8 @@ func (d *Daemon) startProvider(ctx context.Context, parts Parts) error {
 		}
 	}
 	// Of several processes on one database and directory, the first has the socket.
-	if !c.Provider.shared() || !socketAlive(c.Data, providerSocket) {
-		s, err := listenSocket(c.Data, providerSocket)
+	if !c.Provider.shared() || d.sockets.has(providerSocket) || !socketAlive(c.Data, providerSocket) {
+		s, err := d.sockets.unix(c.Data, providerSocket)
 		if err != nil {
 			return err
 		}

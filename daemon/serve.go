@@ -23,8 +23,6 @@ var plainLimits = engine.Limits{
 	HeadTime: 10 * time.Second, BodyTime: 30 * time.Second, SendTime: time.Minute, Idle: 75 * time.Second, Total: 5 * time.Minute, Body: 16 << 20,
 }
 
-const drainTimeout = 10 * time.Second
-
 // busyPort is a port someone else has, with the setting that changes it.
 type busyPort struct {
 	addr, setting string
@@ -40,11 +38,20 @@ func (e *busyPort) Error() string {
 
 func (e *busyPort) Unwrap() error { return e.err }
 
+// runs is what stands in the way when a process of the same parts has the
+// databases.
+type runs struct{ error }
+
+func (e *runs) Unwrap() error { return e.error }
+
 // Hint returns what to do next about an error, or "".
 func Hint(err error) string {
 	var b *busyPort
 	if errors.As(err, &b) {
 		return "set " + b.setting + " to another port or address"
+	}
+	if errors.As(err, new(*runs)) {
+		return "to replace the process that runs, add " + takeOverFlag + ", or say gatehouse reload"
 	}
 	return ""
 }
@@ -57,15 +64,22 @@ func listenTCP(addr, setting string) (net.Listener, error) {
 	return l, nil
 }
 
-// servers are the HTTP servers of a process: opened one by one, served
-// together, stopped together. The gateway's engine reads what they get: every
-// port is as strict.
+// servers are the HTTP servers of a process that need its databases: opened
+// one by one, served together, stopped together. The gateway's engine reads
+// what they get: every port is as strict.
 type servers struct {
 	log     *slog.Logger
 	tickets *listen.Tickets
-	all     []*engine.Server
-	ls      []net.Listener
-	wg      sync.WaitGroup
+	ports   []port
+	all     []*engine.Server // of ports, while they are served
+	wg      sync.WaitGroup   // of their accepting
+}
+
+// port is a socket and what is served on it.
+type port struct {
+	socket  *socket
+	handler engine.Handler
+	tls     *tls.Config // nil: plain
 }
 
 // oneCertificate is a TLS configuration for every server name.
@@ -73,35 +87,41 @@ type oneCertificate struct{ cfg *tls.Config }
 
 func (c oneCertificate) TLSConfig(*tls.ClientHelloInfo) (*tls.Config, error) { return c.cfg, nil }
 
-// add takes a listener over.
-func (s *servers) add(l net.Listener, h http.Handler, cert *tls.Config) {
+// add takes a socket over.
+func (s *servers) add(k *socket, h http.Handler, cert *tls.Config) {
 	if cert != nil {
-		c := cert.Clone()
-		c.NextProtos = []string{"h2", "http/1.1"}
-		c.CipherSuites = live.CipherSuites(false)
-		s.tickets.Bind(c, l.Addr().String())
-		l = listen.TLS(l, oneCertificate{c}, s.log)
+		cert = cert.Clone()
+		cert.NextProtos = []string{"h2", "http/1.1"}
+		cert.CipherSuites = live.CipherSuites(false)
+		s.tickets.Bind(cert, k.Addr().String())
 	}
-	s.ls = append(s.ls, l)
-	s.all = append(s.all, engine.NewServer(engine.ServerConfig{Handler: engine.FromHTTP(h, s.log), Log: s.log, Limits: plainLimits}))
+	s.ports = append(s.ports, port{k, engine.FromHTTP(h, s.log), cert})
 }
 
 // start serves; failed is told when a server ends on its own.
 func (s *servers) start(failed func(error)) {
-	for i, srv := range s.all {
+	s.all = nil
+	for _, p := range s.ports {
+		srv := engine.NewServer(engine.ServerConfig{Handler: p.handler, Log: s.log, Limits: plainLimits})
+		s.all = append(s.all, srv)
+		l := p.socket.view()
+		if p.tls != nil {
+			l = listen.TLS(l, oneCertificate{p.tls}, s.log)
+		}
 		s.wg.Go(func() {
-			if err := srv.Serve(s.ls[i]); err != nil {
+			if err := srv.Serve(l); err != nil {
 				failed(err)
 			}
 		})
 	}
 }
 
-// stop lets requests under way finish, for a time, and waits.
-func (s *servers) stop(ctx context.Context) {
-	for i, srv := range s.all {
-		s.ls[i].Close()
-		s.wg.Go(func() { _ = srv.Stop(ctx) })
+// drain lets requests under way finish until ctx ends, and waits. New
+// connections wait in the kernel, as long as the sockets are open.
+func (s *servers) drain(ctx context.Context, f engine.Farewell) {
+	for _, srv := range s.all {
+		s.wg.Go(func() { _ = srv.Drain(ctx, f) })
 	}
 	s.wg.Wait()
+	s.all = nil
 }

@@ -14,15 +14,10 @@ import (
 // maxSocketPath is what the kernel takes for the path of a unix socket.
 const maxSocketPath = 100
 
-// socketListener is a unix socket only the owner of the data directory may use.
-type socketListener struct {
-	net.Listener
-	path string
-}
-
-// listenSocket opens a socket of mode 0600 in the data directory. The caller
-// holds the lock of the database behind it, so what is there is left over.
-func listenSocket(dir, name string) (*socketListener, error) {
+// listenSocket opens a socket of mode 0600 in the data directory, for its
+// owner only. The caller holds the lock of the database behind it, so what is
+// there is left over. Its file stays when it is closed: see sockets.
+func listenSocket(dir, name string) (*net.UnixListener, error) {
 	// Made in a directory of its own, where nobody else can reach it, and moved
 	// when its mode is right.
 	tmp, err := os.MkdirTemp(dir, ".s")
@@ -45,12 +40,7 @@ func listenSocket(dir, name string) (*socketListener, error) {
 		l.Close()
 		return nil, err
 	}
-	return &socketListener{l, path}, nil
-}
-
-func (l *socketListener) Close() error {
-	os.Remove(l.path)
-	return l.Listener.Close()
+	return l, nil
 }
 
 // shortPath returns a path the kernel takes, by way of the directory's file

@@ -10,8 +10,9 @@ import (
 	"gatehouse/gateway/staple"
 )
 
-// serveProxied serves what comes behind a header of the PROXY protocol.
-func (d *Daemon) serveProxied(server *engine.Server, certs listen.Certificates) error {
+// openProxied opens the ports for what comes behind a header of the PROXY
+// protocol.
+func (d *Daemon) openProxied(certs listen.Certificates) error {
 	p := &d.Config.Gateway.APISIX.ProxyProtocol
 	trusted, err := Prefixes(p.Trusted)
 	if err != nil {
@@ -26,15 +27,15 @@ func (d *Daemon) serveProxied(server *engine.Server, certs listen.Certificates) 
 		{p.ListenHTTPS, "gateway.apisix.proxy_protocol.listen_https_port (GATEWAY_APISIX_PROXY_PROTOCOL_LISTEN_HTTPS_PORT)", true},
 	} {
 		for _, at := range kind.at {
-			tcp, err := listenTCP(at.Addr(), kind.setting)
+			l, err := d.sockets.tcp(at.Addr(), kind.setting)
 			if err != nil {
 				return err
 			}
-			l := listen.Proxied(tcp, trusted, d.log)
+			p := gatewayPort{socket: l, proxied: true, trusted: trusted}
 			if kind.tls {
-				l = listen.TLS(l, certs, d.log)
+				p.certs = certs
 			}
-			d.task(func() { d.fail(server.Serve(l)) })
+			d.gateway.ports = append(d.gateway.ports, p)
 			d.log.Info("gateway", "addr", l.Addr().String(), "tls", kind.tls, "proxy_protocol", true)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	"gatehouse/admin"
@@ -43,7 +44,11 @@ func OpenUsers(ctx context.Context, c *Config) (*Users, error) {
 	if err := ensureDir(c.Data); err != nil {
 		return nil, err
 	}
-	h, _, closeStore, err := openDirectory(ctx, c, slog.New(slog.DiscardHandler))
+	store, err := openUsers(ctx, c, nil)
+	if err != nil {
+		return nil, err
+	}
+	h, _, closeStore, err := openDirectory(ctx, store, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
@@ -56,18 +61,18 @@ type userStore interface {
 	Close() error
 }
 
-// openDirectory opens the users, with the API the command line speaks.
-func openDirectory(ctx context.Context, c *Config, log *slog.Logger) (http.Handler, *directory.Directory, func() error, error) {
-	var users userStore
-	var err error
+// openUsers opens the database of the users. lock is its lock, if another
+// process has handed it over.
+func openUsers(ctx context.Context, c *Config, lock *os.File) (userStore, error) {
 	if c.Login.DSN != "" {
-		users, err = postgres.OpenUsers(ctx, c.Login.DSN)
-	} else {
-		users, err = embedded.OpenUsers(ctx, c.Data)
+		return postgres.OpenUsers(ctx, c.Login.DSN)
 	}
-	if err != nil {
-		return nil, nil, nil, err
-	}
+	return embedded.OpenUsers(ctx, c.Data, embedded.WithLock(lock))
+}
+
+// openDirectory opens the accounts, with the API the command line speaks. It
+// closes their store when it fails.
+func openDirectory(ctx context.Context, users userStore, log *slog.Logger) (http.Handler, *directory.Directory, func() error, error) {
 	dir, err := directory.New(ctx, directory.Config{Store: users, Hasher: phc.New(2, 64), Log: log, Now: time.Now})
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, users.Close())

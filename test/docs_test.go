@@ -37,7 +37,7 @@ func TestConfigurationPage(t *testing.T) {
 // TestLinks checks that every file the documents link to exists.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
-	for _, doc := range []string{"../README.md", "../docs/tutorial.md", "../docs/ARCHITECTURE.md", "../docs/differences.md", "../docs/GLOSSARY.md", "../docs/limits.md", "../docs/logs.md", "../docs/metrics.md"} {
+	for _, doc := range []string{"../README.md", "../docs/tutorial.md", "../docs/ARCHITECTURE.md", "../docs/differences.md", "../docs/GLOSSARY.md", "../docs/limits.md", "../docs/logs.md", "../docs/metrics.md", "../docs/upgrades.md"} {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Error(err)

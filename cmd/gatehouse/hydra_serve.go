@@ -34,7 +34,8 @@ func (h *hydraCLI) serve() *cobra.Command {
 	f.BoolVar(&optOut, "sqa-opt-out", false, "accepted; nothing is ever reported home")
 	f.StringSliceVar(&insecureRedirects, "dangerous-allow-insecure-redirect-urls", nil, "accepted; redirect URIs are matched exactly")
 	part := func(use, short string, parts daemon.Parts) *cobra.Command {
-		return &cobra.Command{Use: use, Short: short, Long: short + ".\n\n" + hydraServeHelp, Args: cobra.NoArgs,
+		var takeOver bool
+		c := &cobra.Command{Use: use, Short: short, Long: short + ".\n\n" + hydraServeHelp, Args: cobra.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error {
 				cfg, err := daemon.LoadHydraConfig(files, h.env)
 				if err != nil {
@@ -47,8 +48,10 @@ func (h *hydraCLI) serve() *cobra.Command {
 				if len(insecureRedirects) > 0 {
 					fmt.Fprintln(h.stderr, "gatehouse: --dangerous-allow-insecure-redirect-urls has no effect: redirect URIs must match exactly")
 				}
-				return daemon.Run(c.Context(), cfg, parts, h.stderr)
+				return daemon.Run(c.Context(), cfg, parts, h.serving(takeOver), h.stderr)
 			}}
+		takeOverFlag(c, &takeOver)
+		return c
 	}
 	c.AddCommand(
 		part("all", "Serves both public and administrative endpoints", daemon.Parts{Provider: true, PublicAPI: true, AdminAPI: true}),

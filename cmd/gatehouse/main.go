@@ -22,8 +22,11 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args, os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
+	reason := daemon.TellError()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	p := &program{env: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, argv: os.Args, reason: reason}
+	code := p.run(ctx, os.Args)
 	stop()
 	os.Exit(code)
 }
@@ -34,9 +37,11 @@ type program struct {
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
-	data   string // --data
-	config string // -c
-	json   bool   // --json
+	data   string    // --data
+	config string    // -c
+	json   bool      // --json
+	argv   []string  // how this process was started; empty: it is no process of its own
+	reason io.Writer // where to say why the program failed, besides stderr; nil: nowhere
 }
 
 // usageError is a mistake in how a command was called: exit code 2.
@@ -53,16 +58,19 @@ type hinted struct {
 func (h hinted) Unwrap() error { return h.error }
 
 func run(ctx context.Context, args []string, env daemon.Environ, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := &program{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	return (&program{env: env, stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
+}
+
+func (p *program) run(ctx context.Context, args []string) int {
 	name, root := "gatehouse", p.root()
 	if base := filepath.Base(args[0]); base == "hydra" || base == "hydra.exe" {
 		name, root = "hydra", p.hydra()
 		p.dataFlags(root)
 	}
 	root.SetArgs(args[1:])
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	for _, c := range append(allCommands(root), root) {
 		c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -77,15 +85,18 @@ func run(ctx context.Context, args []string, env daemon.Environ, stdin io.Reader
 	if err == nil {
 		return 0
 	}
+	if p.reason != nil {
+		fmt.Fprintln(p.reason, err)
+	}
 	for _, line := range strings.Split(strings.TrimSpace(err.Error()), "\n") {
-		fmt.Fprintf(stderr, "%s: %s\n", name, line)
+		fmt.Fprintf(p.stderr, "%s: %s\n", name, line)
 	}
 	var h hinted
 	if errors.As(err, &h) {
-		fmt.Fprintf(stderr, "%s: hint: %s\n", name, h.hint)
+		fmt.Fprintf(p.stderr, "%s: hint: %s\n", name, h.hint)
 	}
 	if dh := daemon.Hint(err); dh != "" {
-		fmt.Fprintf(stderr, "%s: hint: %s\n", name, dh)
+		fmt.Fprintf(p.stderr, "%s: hint: %s\n", name, dh)
 	}
 	var u usageError
 	if errors.As(err, &u) || strings.HasPrefix(err.Error(), "accepts ") || strings.HasPrefix(err.Error(), "requires ") || strings.HasPrefix(err.Error(), "unknown command") {
@@ -129,7 +140,7 @@ New here? Try
 and open the address it prints.`,
 	}
 	p.dataFlags(c)
-	c.AddCommand(p.demo(), p.serve(), p.users(), p.check(), p.hydra(), p.version())
+	c.AddCommand(p.demo(), p.serve(), p.reloadVerb(), p.stop(), p.users(), p.check(), p.hydra(), p.version())
 	return c
 }
 

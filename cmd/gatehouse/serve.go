@@ -1,12 +1,18 @@
 package main
 
 import (
+	"os"
+	"os/signal"
+	"syscall"
+
 	"github.com/spf13/cobra"
 
 	"gatehouse/daemon"
 )
 
-const serveHelp = `Runs one part or all of them until it is told to stop (Ctrl-C or SIGTERM).
+const serveHelp = `Runs one part or all of them until it is told to stop (Ctrl-C, SIGTERM or
+SIGQUIT): what is under way ends first, a second signal ends it at once. SIGHUP
+and SIGUSR2 replace it by a fresh process, as ` + "`gatehouse reload`" + ` does.
 
 The parts work as one process or as several on the same data directory. Every
 setting has a default that works; a configuration file is optional.
@@ -16,11 +22,28 @@ setting has a default that works; a configuration file is optional.
   gatehouse serve provider --dev
   gatehouse serve login --port 3001`
 
+// takeOverFlag is the same for every way to serve.
+func takeOverFlag(c *cobra.Command, to *bool) {
+	c.Flags().BoolVar(to, "takeover", false, "replace the process that runs the same on this data directory, if there is one; no client notices")
+}
+
+// serving is how a process that serves was started, and follows signals from
+// now on.
+func (p *program) serving(takeOver bool) daemon.Options {
+	o := daemon.Options{TakeOver: takeOver, Argv: p.argv}
+	if len(p.argv) > 0 {
+		reload := make(chan os.Signal, 1)
+		signal.Notify(reload, syscall.SIGHUP, syscall.SIGUSR2)
+		o.Reload = reload
+	}
+	return o
+}
+
 func (p *program) serve() *cobra.Command {
 	c := &cobra.Command{Use: "serve", Short: "Run the gateway, the provider, the login app, or all", Long: serveHelp}
 	p.configFlag(c)
 	part := func(use, short string, parts daemon.Parts) *cobra.Command {
-		var dev bool
+		var dev, takeOver bool
 		var port int
 		s := &cobra.Command{Use: use, Short: short, Long: short + ".\n\n" + serveHelp, Args: cobra.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error {
@@ -32,8 +55,9 @@ func (p *program) serve() *cobra.Command {
 				if c.Flags().Changed("port") {
 					cfg.Login.Port = port
 				}
-				return daemon.Run(c.Context(), cfg, parts, p.stderr)
+				return daemon.Run(c.Context(), cfg, parts, p.serving(takeOver), p.stderr)
 			}}
+		takeOverFlag(s, &takeOver)
 		if parts.Provider {
 			s.Flags().BoolVar(&dev, "dev", false, "serve plain HTTP; for development on this machine only")
 		}

@@ -43,6 +43,7 @@ type database struct {
 	writeDB *sql.DB
 	readDB  *sql.DB
 
+	gate   gate
 	closed atomic.Bool // from the beginning of close on
 
 	mu    sync.Mutex
@@ -52,7 +53,11 @@ type database struct {
 // open opens, or creates, dir/name.db, takes its lock and brings its tables up
 // to date, and prepares the queries of its views. It fails with fault.Conflict
 // when another process has the file, or when a newer program wrote it.
-func open(ctx context.Context, dir, name string, views ...string) (_ *database, err error) {
+func open(ctx context.Context, dir, name string, opts []Option, views ...string) (_ *database, err error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("creating the data directory: %w", err)
 	}
@@ -60,7 +65,7 @@ func open(ctx context.Context, dir, name string, views ...string) (_ *database, 
 		return nil, fmt.Errorf("finding the data directory: %w", err)
 	}
 	d := &database{path: filepath.Join(dir, name+".db"), stmts: map[string]*sql.Stmt{}}
-	if d.lock, err = lock(filepath.Join(dir, name+".lock"), d.path); err != nil {
+	if d.lock, err = lock(filepath.Join(dir, name+".lock"), d.path, o.lock); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -160,6 +165,7 @@ func (d *database) close() error {
 	if d.closed.Swap(true) {
 		return nil
 	}
+	d.gate.end()
 	var errs []error
 	if d.write != nil {
 		errs = append(errs, d.write.stop())
@@ -212,6 +218,10 @@ func (d *database) prepared(ctx context.Context, query string) (*sql.Stmt, error
 
 // read runs one query outside any transaction and calls each for every row.
 func (d *database) read(ctx context.Context, query string, args []any, each func(scan func(...any) error) error) error {
+	if err := d.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer d.gate.leave()
 	st, err := d.prepared(ctx, query)
 	if err != nil {
 		return d.failed("reading", err)
@@ -240,6 +250,10 @@ func (d *database) scan(rows *sql.Rows, each func(scan func(...any) error) error
 // connection and never waits for another: queries that were not given to open
 // are prepared on its own, each time.
 func (d *database) view(ctx context.Context, f func(query func(query string, args []any, each func(scan func(...any) error) error) error) error) error {
+	if err := d.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer d.gate.leave()
 	tx, err := d.readDB.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return d.failed("reading", err)
@@ -262,6 +276,10 @@ func (d *database) view(ctx context.Context, f func(query func(query string, arg
 
 // update runs f in the writer and returns when its effect is durable.
 func (d *database) update(ctx context.Context, f func(*tx) error) error {
+	if err := d.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer d.gate.leave()
 	err := d.write.do(ctx, f)
 	if err == nil {
 		return nil

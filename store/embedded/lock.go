@@ -14,8 +14,16 @@ import (
 
 // lock takes the lock file for as long as it is open; the kernel releases it
 // when the process ends, however it ends. The file stays: removing it would
-// let two processes hold different files of the same name.
-func lock(path, database string) (*os.File, error) {
+// let two processes hold different files of the same name. A lock that was
+// handed over by the process that had it is taken over, if it is of this path.
+func lock(path, database string, handed *os.File) (*os.File, error) {
+	if handed != nil {
+		if err := adopt(handed, path); err != nil {
+			handed.Close()
+			return nil, err
+		}
+		return handed, nil
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock file: %w", err)
@@ -35,14 +43,37 @@ func lock(path, database string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	if err != nil {
+	if err = sign(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("writing %s: %w", path, err)
+		return nil, err
 	}
 	return f, nil
+}
+
+func adopt(f *os.File, path string) error {
+	have, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	want, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(have, want) {
+		return fmt.Errorf("the lock that was handed over is not %s", path)
+	}
+	return sign(f)
+}
+
+// sign writes who has the lock.
+func sign(f *os.File) error {
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("writing the lock file: %w", err)
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return fmt.Errorf("writing the lock file: %w", err)
+	}
+	return nil
 }
 
 // holder says who has the lock, as far as the file tells.

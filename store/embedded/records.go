@@ -25,8 +25,8 @@ type Records struct {
 
 // OpenRecords opens dir/provider.db, and creates it when it is not there. It
 // fails with fault.Conflict when another process has it open.
-func OpenRecords(ctx context.Context, dir string, now func() time.Time) (*Records, error) {
-	d, err := open(ctx, dir, "provider")
+func OpenRecords(ctx context.Context, dir string, now func() time.Time, opts ...Option) (*Records, error) {
+	d, err := open(ctx, dir, "provider", opts)
 	if err != nil {
 		return nil, err
 	}

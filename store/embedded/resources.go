@@ -35,8 +35,8 @@ type Resources struct {
 
 // OpenResources opens dir/gateway.db, and creates it when it is not there. It
 // fails with fault.Conflict when another process has it open.
-func OpenResources(ctx context.Context, dir string) (*Resources, error) {
-	d, err := open(ctx, dir, "gateway", readRevision, listObjects, readState, findChange, listChanges)
+func OpenResources(ctx context.Context, dir string, opts ...Option) (*Resources, error) {
+	d, err := open(ctx, dir, "gateway", opts, readRevision, listObjects, readState, findChange, listChanges)
 	if err != nil {
 		return nil, err
 	}

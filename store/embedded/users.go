@@ -14,8 +14,8 @@ type Users struct{ *database }
 
 // OpenUsers opens dir/login.db, and creates it when it is not there. It fails
 // with fault.Conflict when another process has it open.
-func OpenUsers(ctx context.Context, dir string) (*Users, error) {
-	d, err := open(ctx, dir, "login")
+func OpenUsers(ctx context.Context, dir string, opts ...Option) (*Users, error) {
+	d, err := open(ctx, dir, "login", opts)
 	if err != nil {
 		return nil, err
 	}

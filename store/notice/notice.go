@@ -120,6 +120,15 @@ func (b *Board) Watch(ctx context.Context, k oauth.RecordKind, changed func(key 
 	}
 }
 
+// All tells every watcher that anything may have changed.
+func (b *Board) All() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range b.subs {
+		s.add("")
+	}
+}
+
 // Close ends all watches.
 func (b *Board) Close() {
 	b.mu.Lock()

@@ -90,6 +90,7 @@ func start(t *testing.T, env []string, name string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command(filepath.Join(bin, name), args...), done: make(chan struct{}), line: make(chan string, 256)}
 	p.cmd.Env = append(environ(), env...)
+	p.cmd.WaitDelay = 10 * time.Second // a successor may have its output still
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {

@@ -41,7 +41,7 @@ func run(profile, config string) error {
 	if err := pprof.StartCPUProfile(f); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	err = daemon.Run(ctx, c, daemon.Parts{Gateway: true}, os.Stderr)
+	err = daemon.Run(ctx, c, daemon.Parts{Gateway: true}, daemon.Options{}, os.Stderr)
 	pprof.StopCPUProfile()
 	return errors.Join(err, f.Close())
 }
