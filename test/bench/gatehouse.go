@@ -49,11 +49,7 @@ gateway:
   deployment: {admin: {admin_key: [{name: bench, key: %s, role: admin}], admin_listen: "%s"}}
   plugin_attr: {prometheus: {export_addr: "%s"}}
 `, b.dir, p.http, p.https, adminKey, g.admin, address(freePort())))
-	argv := []string{b.o.binary, "serve", "gateway", "-c", conf}
-	if b.o.profile != "" {
-		argv = []string{b.o.binary, b.o.profile, conf}
-	}
-	if p.process, err = b.launch(ctx, "gatehouse", 0, g.admin, argv...); err != nil {
+	if p.process, err = b.launch(ctx, "gatehouse", 0, g.admin, b.o.binary, "serve", "gateway", "-c", conf); err != nil {
 		return nil, err
 	}
 	cert, key := b.read("cert.pem"), b.read("key.pem")

@@ -7,7 +7,6 @@
 //	go run ./test/bench                     all cases, rewrites docs/benchmarks.md
 //	go run ./test/bench -quick              gatehouse and nginx, one short round
 //	go run ./test/bench -case small,tls     some cases, prints only
-//	go run ./test/bench -profile FILE       gatehouse only; its CPU profile, for make build
 //
 // The proxies run on the first core, upstream and load on the second. It fails
 // when a peer answers with an error.
@@ -34,7 +33,6 @@ type options struct {
 	cases   []string
 	peers   []string
 	binary  string
-	profile string
 	report  string
 }
 
@@ -47,7 +45,6 @@ func main() {
 	flag.StringVar(&cases, "case", "", "cases to run, separated by commas; default all")
 	flag.StringVar(&peers, "peers", "", "peers to run, separated by commas; default all that a case has")
 	flag.StringVar(&o.binary, "binary", "", "gatehouse to measure; default: built from this checkout")
-	flag.StringVar(&o.profile, "profile", "", "file to write a CPU profile of gatehouse to; measures nothing else")
 	flag.StringVar(&o.report, "report", "", "file to write the report to; default docs/benchmarks.md when everything ran")
 	flag.Parse()
 	if cases != "" {
@@ -59,10 +56,7 @@ func main() {
 	if *quick {
 		o.rounds, o.seconds, o.peers = 1, 3, []string{"gatehouse", "nginx"}
 	}
-	if o.profile != "" {
-		o.peers = []string{"gatehouse"}
-	}
-	if o.report == "" && o.profile == "" && !*quick && cases == "" && peers == "" {
+	if o.report == "" && !*quick && cases == "" && peers == "" {
 		o.report = "docs/benchmarks.md"
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -102,10 +96,6 @@ func run(ctx context.Context, o options) error {
 		}
 		r.print(os.Stdout)
 		all = append(all, r)
-	}
-	if o.profile != "" {
-		b.stopAll() // it writes its profile when it ends
-		return nil
 	}
 	if o.report == "" {
 		return nil

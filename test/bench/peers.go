@@ -40,11 +40,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	b.peers = map[string]*peer{}
 	if b.o.binary == "" {
 		b.o.binary = filepath.Join(b.dir, "gatehouse")
-		pkg, flags := "./cmd/gatehouse", []string{"-pgo=cmd/gatehouse/gatehouse.pgo"} // as make build does
-		if b.o.profile != "" {
-			pkg, flags = "./test/bench/profiled", nil
-		}
-		if err := b.build(ctx, "gatehouse", pkg, flags...); err != nil {
+		if err := b.build(ctx, "gatehouse", "./cmd/gatehouse"); err != nil {
 			return err
 		}
 	}
@@ -122,9 +118,8 @@ func (b *bench) file(name, text string) string {
 	return path
 }
 
-func (b *bench) build(ctx context.Context, name, pkg string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-o", filepath.Join(b.dir, name)}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+func (b *bench) build(ctx context.Context, name, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(b.dir, name), pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", pkg, err, out)
