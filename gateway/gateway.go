@@ -53,15 +53,15 @@ type Exchange struct {
 // Request is what the client asked.
 type Request struct {
 	Method    string
-	Scheme    string // "http" or "https", as received, never from a header
-	Proto     string // "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"
-	Authority string // Host header or :authority as sent
-	Host      string // lower case, without port or trailing dot
-	Target    string // request target as sent, origin-form: "/a%20b?x=1"
-	Path      string // decoded, dot segments resolved, slashes merged: what router and plugins decide on
-	Query     string // raw, without "?"
-	Header    Header // without Host and the fields of one connection
-	Body      io.Reader
+	Scheme    string         // "http" or "https", as received, never from a header
+	Proto     string         // "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"
+	Authority string         // Host header or :authority as sent
+	Host      string         // lower case, without port or trailing dot
+	Target    string         // request target as sent, origin-form: "/a%20b?x=1"
+	Path      string         // decoded, dot segments resolved, slashes merged: what router and plugins decide on
+	Query     string         // raw, without "?"
+	Header    Header         // without Host and the fields of one connection
+	Body      io.Reader      // nil: none; see WholeBody
 	Length    int64          // of the body; -1: unknown, chunked; 0: none
 	Trailer   Header         // after the body, once it was read to its end
 	Trailers  bool           // the client takes trailers: HTTP/2, HTTP/3, or "TE: trailers"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -37,7 +38,13 @@ func TestConfigurationPage(t *testing.T) {
 // TestLinks checks that every file the documents link to exists.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
-	for _, doc := range []string{"../README.md", "../docs/tutorial.md", "../docs/ARCHITECTURE.md", "../docs/differences.md", "../docs/GLOSSARY.md", "../docs/limits.md", "../docs/logs.md", "../docs/metrics.md", "../docs/upgrades.md"} {
+	docs, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decisions, _ := filepath.Glob("../docs/decisions/*.md")
+	pages, _ := filepath.Glob("../plugins/*/README.md")
+	for _, doc := range append(append(append(docs, decisions...), pages...), "../README.md") {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Error(err)

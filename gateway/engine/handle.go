@@ -12,15 +12,12 @@ import (
 	"gatehouse/gateway"
 )
 
-// ErrClient says that the client's body could not be read: it went away, was
-// too slow, or sent what is no body.
-var ErrClient = errors.New("reading the request body")
-
-// ErrSlow says that a client took too long to send its body.
-var ErrSlow = errors.New("the client was too slow")
-
-// ErrTooLarge says that the client's body is larger than is allowed.
-var ErrTooLarge = errors.New("the request body is too large")
+// What can be wrong with a client's body.
+var (
+	ErrClient   = gateway.ErrClient
+	ErrSlow     = gateway.ErrSlow
+	ErrTooLarge = gateway.ErrTooLarge
+)
 
 // handle is an exchange from its head to its end, whatever the protocol. The
 // front has filled Ctx, Start, BytesIn and of Req: Method, Scheme, Proto,

@@ -186,6 +186,9 @@ func (b *bench) runIdle(ctx context.Context, r *result) error {
 					if err != nil {
 						return fmt.Errorf("%s: answer on connection %d: %w", n, len(conns), err)
 					}
+					if got == 0 && !strings.HasPrefix(string(buf[:k]), "HTTP/1.1 200 ") {
+						return fmt.Errorf("%s: answer on connection %d: %q", n, len(conns), buf[:min(k, 40)])
+					}
 					got += k
 				}
 			}
@@ -206,13 +209,13 @@ func (b *bench) runIdle(ctx context.Context, r *result) error {
 	return nil
 }
 
-// ratio is the median over the rounds of a peer's CPU time to nginx's, and its
-// range.
-func (r *result) ratio(name string) (median, low, high float64) {
+// ratio is the median over the rounds of one of a peer's numbers to nginx's,
+// and its range.
+func (r *result) ratio(name string, of func(sample) float64) (median, low, high float64) {
 	var q []float64
 	for i, s := range r.samples[name] {
-		if base := r.samples["nginx"]; i < len(base) && base[i].cpu > 0 {
-			q = append(q, s.cpu/base[i].cpu)
+		if base := r.samples["nginx"]; i < len(base) && of(base[i]) > 0 {
+			q = append(q, of(s)/of(base[i]))
 		}
 	}
 	if len(q) == 0 {
