@@ -3,9 +3,11 @@ package test
 import (
 	"bytes"
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +59,41 @@ func TestLinks(t *testing.T) {
 			}
 			if _, err := os.Stat(dir + m[1]); err != nil {
 				t.Errorf("%s links to %s: %v", doc, m[1], err)
+			}
+		}
+	}
+}
+
+// TestNamesInDocuments: what the pages on how it is built name in code font,
+// Type.method or a plain identifier with a capital inside, is there to be found.
+func TestNamesInDocuments(t *testing.T) {
+	var code strings.Builder
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			var b []byte
+			b, err = os.ReadFile(path)
+			code.Write(b)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, w := range regexp.MustCompile(`\w+`).FindAllString(code.String(), -1) {
+		known[w] = true
+	}
+	name := regexp.MustCompile("`([A-Za-z0-9]+)\\.([A-Za-z0-9]+)`|`([a-z0-9]+[A-Z][A-Za-z0-9]+|[A-Z][a-z0-9]+[A-Z][A-Za-z0-9]*)`")
+	for _, doc := range []string{"../docs/engine.md", "../docs/ARCHITECTURE.md"} {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+			for _, w := range m[1:] {
+				if w != "" && !known[w] && !slices.Contains([]string{"go", "md", "db", "key", "crt", "secret", "sock", "lock", "rmem", "wmem"}, w) && !strings.HasPrefix(w, "Test") {
+					t.Errorf("%s names %s: there is no %s", doc, m[0], w)
+				}
 			}
 		}
 	}
