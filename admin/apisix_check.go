@@ -90,12 +90,11 @@ var apisixUnsupported = []struct {
 	{resource.Upstreams, "discovery_args", nil},
 	{resource.Upstreams, "checks", nil},
 	{resource.Upstreams, "type", func(v *schema.Value) bool { return v.Text != "roundrobin" }},
-	{resource.Upstreams, "scheme", func(v *schema.Value) bool { return v.Text != "http" && v.Text != "https" }},
-	{resource.Upstreams, "tls.client_cert", nil},
-	{resource.Upstreams, "tls.client_key", nil},
+	{resource.Upstreams, "scheme", func(v *schema.Value) bool {
+		return !slices.Contains([]string{"http", "https", "grpc", "grpcs"}, v.Text)
+	}},
 	{resource.Upstreams, "tls.client_cert_id", nil},
 	{resource.Upstreams, "nodes", apisixTiers},
-	{resource.SSLs, "client", nil},
 	{resource.SSLs, "type", func(v *schema.Value) bool { return v.Text == "client" }},
 }
 

@@ -230,6 +230,8 @@ func (d *Daemon) stop() error {
 	if handed {
 		how = engine.Farewell{Idle: restartIdle, Restart: true}
 		err = d.surrender()
+	} else {
+		d.sockets.lastViews()
 	}
 	var wg sync.WaitGroup
 	if d.gateway != nil {

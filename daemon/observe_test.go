@@ -181,7 +181,7 @@ func TestAccessLogFile(t *testing.T) {
 	}
 	r.get("http://" + r.node + "/three")
 	r.end()
-	if got, want := read(path), "- - 400 \"malformed request\"\nGET /three 200 \"-\"\n"; got != want {
+	if got, want := read(path), "- - 400 \"request refused: Bad Request\"\nGET /three 200 \"-\"\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {

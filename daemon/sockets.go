@@ -26,8 +26,9 @@ type listener interface {
 // queueing clients.
 type socket struct {
 	listener
-	key  string // by which another process knows it: "tcp 127.0.0.1:9080" as it is configured, or "unix login.sock"
-	path string // of a unix socket
+	key  string      // by which another process knows it: "tcp 127.0.0.1:9080" as it is configured, or "unix login.sock"
+	path string      // of a unix socket
+	last atomic.Bool // nobody serves after this view: the kernel is to queue no more clients
 }
 
 // view is the socket for one server.
@@ -61,10 +62,13 @@ func (v *view) SetDeadline(t time.Time) error {
 	return v.k.SetDeadline(t)
 }
 
-// Close ends accepting; the socket stays open.
+// Close ends accepting; the socket stays open, unless it is the last view.
 func (v *view) Close() error {
 	v.ending.Store(true)
 	v.closed.Store(true)
+	if v.k.last.Load() {
+		return v.k.Close()
+	}
 	return v.k.SetDeadline(time.Unix(1, 0))
 }
 
@@ -196,6 +200,16 @@ func (s *sockets) closeGiven() {
 	s.given = nil
 }
 
+// lastViews says that this process stops and nobody follows: a client that
+// connects from now on is refused at once, and goes elsewhere.
+func (s *sockets) lastViews() {
+	for _, k := range s.open {
+		if k.path == "" { // closing a unix socket removes its name: see close
+			k.last.Store(true)
+		}
+	}
+}
+
 // close closes all. The names of unix sockets go too, unless another process
 // has them.
 func (s *sockets) close(ours bool) error {
@@ -205,7 +219,9 @@ func (s *sockets) close(ours bool) error {
 		if k.path != "" && ours {
 			os.Remove(k.path)
 		}
-		errs = append(errs, k.listener.Close())
+		if err := k.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
 	}
 	s.open = nil
 	for _, c := range s.udps {

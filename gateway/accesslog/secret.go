@@ -27,7 +27,7 @@ func plainName(n string) string { return strings.ReplaceAll(strings.ToLower(n), 
 const maxSecretName = 64
 
 // has says whether a name is one of the secrets. The name may be encoded as in
-// a query.
+// a query, and have an index as PHP reads it: token[]=.
 func (s secrets) has(name string) bool {
 	var room [maxSecretName]byte
 	n := 0
@@ -44,6 +44,9 @@ func (s secrets) has(name string) bool {
 			c |= 0x20
 		case c == '-':
 			c = '_'
+		case c == '[' && n > 0:
+			_, ok := s[string(room[:n])]
+			return ok
 		}
 		if n == len(room) {
 			return false

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
@@ -149,5 +150,8 @@ func clientError(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = ErrSlow
 	}
-	return errors.Join(ErrClient, err)
+	if errors.Is(err, ErrClient) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrClient, err)
 }

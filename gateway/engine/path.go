@@ -27,7 +27,9 @@ func normalize(target string) (path, query string, plain bool, err error) {
 		return "", "", false, errTarget
 	}
 	for i := 0; i < len(target); i++ {
-		if target[i] <= ' ' || target[i] == 0x7f {
+		// A backslash stands in no target (RFC 3986), and some servers take it
+		// for a slash.
+		if c := target[i]; c <= ' ' || c == 0x7f || c == '\\' && i < len(raw) {
 			return "", "", false, errTarget
 		}
 	}

@@ -101,7 +101,13 @@ type CallError struct {
 	Err     error
 }
 
-func (e *CallError) Error() string { return "calling upstream: " + e.Err.Error() }
+func (e *CallError) Error() string {
+	if e.Client {
+		return e.Err.Error()
+	}
+	return "calling upstream: " + e.Err.Error()
+}
+
 func (e *CallError) Unwrap() error { return e.Err }
 
 func callError(stage Stage, reused bool, err error) *CallError {

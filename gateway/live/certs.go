@@ -3,7 +3,6 @@ package live
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"strings"
 	"time"
 
@@ -48,8 +47,6 @@ type compiledSSL struct {
 	site *site
 	err  error
 }
-
-var errNoCert = errors.New("no certificate for the server name")
 
 // serve chooses for a connection: the exact name, a wildcard for the first
 // label, "*", the fallback name; nil: none.

@@ -280,5 +280,7 @@ func (l *Live) TLSConfig(h *tls.ClientHelloInfo) (*tls.Config, error) {
 	if s := l.Current().certs.serve(h.ServerName); s != nil {
 		return s.config, nil
 	}
-	return nil, errNoCert
+	// A configuration without a certificate makes the alert unrecognized_name;
+	// an error would make it internal_error.
+	return &tls.Config{MinVersion: tls.VersionTLS12}, nil
 }

@@ -43,7 +43,7 @@ type spoken uint8
 const (
 	nothing    spoken = iota
 	identity          // who the consumer is
-	misspelt          // X_Forwarded_For and the like, which some upstreams read as the real one
+	misspelt          // X_Forwarded_For, Content_Length and the like, which some upstreams read as the real one
 	forwarded         // "Forwarded"
 	xForwarded        // X-Forwarded-For, X-Real-IP: the outgoing header has its own
 	xProto
@@ -58,6 +58,11 @@ func speaks(name string) spoken {
 		return nothing
 	}
 	switch name[0] | 0x20 {
+	case 'c':
+		if len(name) == 14 && h1.EqualFold(name, "Content_Length") {
+			return misspelt
+		}
+		return nothing
 	case 'f':
 		if h1.EqualFold(name, "Forwarded") {
 			return forwarded
@@ -66,6 +71,9 @@ func speaks(name string) spoken {
 	case 't':
 		if h1.EqualFold(name, "traceparent") || h1.EqualFold(name, "tracestate") {
 			return traced
+		}
+		if len(name) == 17 && h1.EqualFold(name, "Transfer_Encoding") {
+			return misspelt
 		}
 		return nothing
 	case 'x':

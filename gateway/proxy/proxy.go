@@ -466,6 +466,6 @@ func (p *Proxy) access(x *gateway.Exchange) {
 // Refused takes note of a request that the engine could not make out; see
 // engine.ServerConfig.
 func (p *Proxy) Refused(x *gateway.Exchange) {
-	x.End, x.Failed = p.cfg.Now(), "malformed request"
+	x.End, x.Failed = p.cfg.Now(), "request refused: "+engine.StatusText(x.Resp.Status)
 	p.access(x)
 }

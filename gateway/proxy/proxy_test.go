@@ -535,3 +535,17 @@ func TestLocalHandlerIsForLoopbackOnly(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestFramingFieldsWithUnderscores: what an upstream might read as framing does
+// not reach it.
+func TestFramingFieldsWithUnderscores(t *testing.T) {
+	r := newRig(t, nil)
+	n := says(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	r.route("", n.addr)
+	r.get("/", "TRANSFER_ENCODING: chunked", "Content_length: 0", "Content_Type: kept")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if head := strings.ToLower(n.heads[0]); strings.Contains(head, "transfer_") || strings.Contains(head, "content_length") || !strings.Contains(head, "content_type") {
+		t.Errorf("the upstream got %q", n.heads[0])
+	}
+}
