@@ -105,8 +105,8 @@ func (c *h2conn) serve(draining bool) {
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.srv.cfg.Limits.Head)},
 	)
 	_ = c.frames.WriteWindowUpdate(0, h2ConnWindow-65535)
+	c.flushSoon()
 	c.mu.Unlock()
-	c.flush()
 	if draining {
 		c.drain()
 	}
@@ -128,9 +128,7 @@ func (c *h2conn) serve(draining bool) {
 			c.farewell()
 			return
 		}
-		if c.in.Buffered() == 0 {
-			c.flush()
-		}
+		c.answered(c.in.Buffered() == 0)
 	}
 }
 
@@ -164,7 +162,7 @@ func (c *h2conn) goAway(code http2.ErrCode) {
 	c.mu.Lock()
 	c.turnOff(code)
 	c.mu.Unlock()
-	c.flush()
+	c.flushAll()
 	c.srv.broken.Add(1)
 	c.wire.farewell(lingerIdle, make([]byte, 4096))
 }
@@ -183,12 +181,12 @@ func (c *h2conn) farewell() {
 	peace := c.off && c.running == 0 && c.broken == nil
 	c.mu.Unlock()
 	if peace {
-		c.flush()
+		c.flushAll()
 		c.wire.farewell(lingerIdle, make([]byte, 4096))
 	}
 }
 
-// end cancels what is under way and waits for it.
+// end cancels what is under way and waits for it, and for who writes.
 func (c *h2conn) end() {
 	c.cancel()
 	c.nc.Close()
@@ -200,7 +198,7 @@ func (c *h2conn) end() {
 	for _, st := range c.streams {
 		st.fail(ErrClient)
 	}
-	for c.running > 0 {
+	for c.running > 0 || c.out.writing {
 		c.changed.Broadcast()
 		c.changed.Wait()
 	}
@@ -480,7 +478,7 @@ func (c *h2conn) tick(now int64) {
 	for id, st := range c.streams {
 		if !st.tick(now) {
 			c.reset(id, http2.ErrCodeCancel)
-			defer func() { go c.flush() }() // once mu is free: the stream's own goroutine writes no more
+			c.flushSoon() // the stream's own goroutine writes no more
 		}
 	}
 	if c.running > 0 {
@@ -490,7 +488,7 @@ func (c *h2conn) tick(now int64) {
 			c.leave()
 			if c.ticked { // the client has had a second to answer the ping
 				c.turnOff(http2.ErrCodeNo)
-				go c.flush()
+				c.flushSoon()
 			}
 			c.ticked = true
 			return // the next tick closes: the client has read it by then
@@ -518,7 +516,7 @@ func (c *h2conn) leave() {
 	c.leaving = true
 	_ = c.frames.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil)
 	_ = c.frames.WritePing(false, h2Leaving)
-	go c.flush()
+	c.flushSoon()
 }
 
 func (c *h2conn) idleSince() (int64, bool) {
@@ -533,7 +531,7 @@ func (c *h2conn) quiet() {
 	defer c.mu.Unlock()
 	if !c.off {
 		c.turnOff(http2.ErrCodeNo)
-		go c.flush()
+		c.flushSoon()
 		return
 	}
 	if c.running == 0 {
