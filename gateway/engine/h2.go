@@ -31,6 +31,7 @@ type h2conn struct {
 	dec   *hpack.Decoder
 	block headBlock // of the header block that is being received
 	last  uint32    // highest stream the client has opened
+	count int       // requests
 
 	mu      sync.Mutex
 	changed sync.Cond            // on mu: windows grew, the buffer was written, the connection ended
@@ -44,8 +45,8 @@ type h2conn struct {
 	maxSize int                  // guarded by mu; payload of a frame the client takes
 	granted int64                // guarded by mu; what the client may still send on the connection
 	unread  int64                // guarded by mu; taken from the connection's window, not yet given back
-	resets  [32]uint32           // guarded by mu; streams we have reset lately: late frames on them mean nothing
-	nresets int                  // guarded by mu
+	resets  []uint32             // guarded by mu; streams we have reset lately: late frames on them mean nothing
+	nresets int                  // guarded by mu; that were replaced
 	calm    int                  // guarded by mu; frames in this second that cost us more than the client
 	updates int                  // guarded by mu; WINDOW_UPDATE in this second
 	idle    int64                // guarded by mu; second since which no stream is open
@@ -67,6 +68,7 @@ const (
 	h2MaxParts     = 64   // CONTINUATION frames of one header block
 	h2MaxCalm      = 1000 // RST_STREAM, PING, SETTINGS, PRIORITY, empty DATA and errors in a second
 	h2MaxUpdates   = 50_000
+	h2MaxResets    = 2000 // streams that are remembered as reset
 )
 
 // serveHTTP2 serves a connection until it ends. prefix was read from it.
@@ -311,6 +313,7 @@ func (c *h2conn) open() error {
 		c.mu.Unlock()
 		return nil // the client knows from GOAWAY that nobody looks at it
 	}
+	c.counted()
 	refused := c.running >= c.srv.cfg.Limits.Streams
 	c.mu.Unlock()
 	switch {
@@ -331,6 +334,21 @@ func (c *h2conn) open() error {
 	c.mu.Unlock()
 	go st.serve(b.fail)
 	return nil
+}
+
+// counted is told of each request. The last ones are those the client opens
+// before it knows; a client that does not want to know gets no more than
+// Limits.Streams of them. The caller holds mu.
+func (c *h2conn) counted() {
+	c.count++
+	lim := &c.srv.cfg.Limits
+	if lim.Requests <= 0 || c.count < lim.Requests {
+		return
+	}
+	c.leave()
+	if c.count-lim.Requests >= lim.Streams && !c.off {
+		c.turnOff(http2.ErrCodeNo)
+	}
 }
 
 // late says whether a frame on a closed stream may have been sent before the
@@ -397,12 +415,24 @@ func (c *h2conn) takeReset(f *http2.RSTStreamFrame) error {
 // reset ends a stream from our side. The caller holds mu.
 func (c *h2conn) reset(id uint32, code http2.ErrCode) {
 	_ = c.frames.WriteRSTStream(id, code)
-	c.resets[c.nresets%len(c.resets)] = id
-	c.nresets++
+	c.remember(id)
 	if st := c.streams[id]; st != nil {
 		delete(c.streams, id)
 		st.fail(ErrClient)
 		c.changed.Broadcast()
+	}
+}
+
+// remember keeps the streams we have reset for late. A client opens a stream in
+// place of one that was reset when it knows that: it has frames under way on no
+// more of them than it may have open, and those that were refused before it
+// knew how many these are. The caller holds mu.
+func (c *h2conn) remember(id uint32) {
+	if len(c.resets) < min(2*max(c.srv.cfg.Limits.Streams, 100), h2MaxResets) {
+		c.resets = append(c.resets, id)
+	} else {
+		c.resets[c.nresets%len(c.resets)] = id
+		c.nresets++
 	}
 }
 

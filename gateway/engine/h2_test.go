@@ -297,3 +297,101 @@ func TestHTTP2Backpressure(t *testing.T) {
 		t.Errorf("%d bytes before %v", got, f)
 	}
 }
+
+// TestHTTP2Requests: after so many requests the client is told to go on
+// elsewhere. What it opens before it answers is served, within bounds, and the
+// connection ends.
+func TestHTTP2Requests(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name   string
+		heeds  bool // the client answers the ping
+		served int
+	}{{"heeds", true, 3}, {"does not", false, 3 + 5}} {
+		var handled atomic.Int32
+		addr, s := start(t, func(x *gateway.Exchange, w *Writer) { handled.Add(1); say(x, w, "ok") }, func(c *ServerConfig) {
+			c.Limits.Requests, c.Limits.Streams = 3, 5
+		})
+		p := newPeer(t, addr)
+		var notices []uint32
+		ask := func(id uint32) {
+			p.open(id, true, getRoot...)
+			p.until("an answer", func(f http2.Frame) bool {
+				switch f := f.(type) {
+				case *http2.GoAwayFrame:
+					notices = append(notices, f.LastStreamID)
+				case *http2.PingFrame:
+					if row.heeds && !f.IsAck() {
+						_ = p.WritePing(true, f.Data)
+					}
+				case *http2.DataFrame:
+					return f.StreamEnded() && f.StreamID == id
+				}
+				return false
+			})
+		}
+		last := uint32(1)
+		for range row.served {
+			ask(last)
+			last += 2
+		}
+		p.open(last, true, getRoot...) // nobody looks at it
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				break
+			}
+			switch f := f.(type) {
+			case *http2.GoAwayFrame:
+				notices = append(notices, f.LastStreamID)
+				if row.heeds {
+					continue
+				}
+			case *http2.PingFrame:
+				if row.heeds && !f.IsAck() {
+					_ = p.WritePing(true, f.Data)
+				}
+			}
+			if f.Header().StreamID == last && !row.heeds {
+				t.Errorf("%s: %v", row.name, f)
+			}
+		}
+		if len(notices) != 2 || notices[0] != 1<<31-1 {
+			t.Errorf("%s: GOAWAY %v", row.name, notices)
+		}
+		if n := int(handled.Load()); n < row.served || n > row.served+1 || !row.heeds && n != row.served {
+			t.Errorf("%s: %d requests were served, want %d", row.name, n, row.served)
+		}
+		eventually(t, "the connection stays", func() bool { return s.Connections() == 0 })
+	}
+}
+
+// TestHTTP2LateTrailers: what a client has sent before it knew that its streams
+// were reset costs it neither the connection nor its other streams, for as many
+// as it may have open.
+func TestHTTP2LateTrailers(t *testing.T) {
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) { say(x, w, "early") })
+	p := newPeer(t, addr)
+	const n = 100
+	for i := range n {
+		p.open(uint32(2*i+1), false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/")
+	}
+	resets := 0
+	p.until("the resets", func(f http2.Frame) bool {
+		if isReset(f) {
+			resets++
+		}
+		return resets == n
+	})
+	for i := range n {
+		p.open(uint32(2*i+1), true, "x-sum", "7")
+	}
+	p.open(2*n+1, true, getRoot...)
+	f := p.until("an answer", func(f http2.Frame) bool {
+		_, away := f.(*http2.GoAwayFrame)
+		return away || headersOf(2*n+1)(f)
+	})
+	if _, ok := f.(*http2.GoAwayFrame); ok {
+		t.Error(f)
+	}
+}
