@@ -86,6 +86,23 @@ func (p *peer) goneAway(want http2.ErrCode) {
 	}
 }
 
+// flood sends until the connection ends with want.
+func (p *peer) flood(want http2.ErrCode, send func(p *peer, i int) error) {
+	p.t.Helper()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for i := range 100_000 {
+			if send(p, i) != nil {
+				return
+			}
+		}
+	}()
+	p.goneAway(want)
+	p.c.Close()
+	<-sent
+}
+
 func headersOf(id uint32) func(http2.Frame) bool {
 	return func(f http2.Frame) bool {
 		h, ok := f.(*http2.MetaHeadersFrame)
@@ -179,6 +196,51 @@ func TestHTTP2Malformed(t *testing.T) {
 	}
 }
 
+var getWait = []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/wait"}
+
+// floods are what costs us more than the client, sent again and again. No
+// handler of /wait needs to return.
+var floods = []struct {
+	name string
+	want http2.ErrCode
+	send func(p *peer, i int) error
+}{
+	{"rapid reset", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		id := uint32(2*i + 1)
+		p.open(id, true, getWait...)
+		return p.WriteRSTStream(id, http2.ErrCodeCancel)
+	}},
+	{"resets by us", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		id := uint32(2*i + 1)
+		p.open(id, false, getRoot...)
+		return p.WriteRawFrame(http2.FrameWindowUpdate, 0, id, []byte{0, 0, 0, 0})
+	}},
+	{"ping", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WritePing(false, [8]byte{}) }},
+	{"settings", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettings() }},
+	{"priority", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		return p.WritePriority(uint32(2*i+1), http2.PriorityParam{Weight: 1})
+	}},
+	{"empty data", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		if i == 0 {
+			p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/wait")
+		}
+		return p.WriteData(1, false, nil)
+	}},
+	{"continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		if i == 0 {
+			return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
+		}
+		return p.WriteContinuation(1, false, p.block("x", "y"))
+	}},
+	{"empty continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		if i == 0 {
+			return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
+		}
+		return p.WriteContinuation(1, false, nil)
+	}},
+	{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
+}
+
 // TestHTTP2Floods: what costs us more than the client ends the connection.
 func TestHTTP2Floods(t *testing.T) {
 	block := make(chan struct{})
@@ -193,62 +255,9 @@ func TestHTTP2Floods(t *testing.T) {
 		}
 		say(x, w, "ok")
 	}, func(c *ServerConfig) { c.Limits.Streams = 20 })
-	wait := append([]string{}, getRoot...)
-	wait[len(wait)-1] = "/wait"
-	for _, row := range []struct {
-		name string
-		want http2.ErrCode
-		send func(p *peer, i int) error
-	}{
-		{"rapid reset", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			id := uint32(2*i + 1)
-			p.open(id, true, wait...)
-			return p.WriteRSTStream(id, http2.ErrCodeCancel)
-		}},
-		{"resets by us", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			id := uint32(2*i + 1)
-			p.open(id, false, getRoot...)
-			return p.WriteRawFrame(http2.FrameWindowUpdate, 0, id, []byte{0, 0, 0, 0})
-		}},
-		{"ping", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WritePing(false, [8]byte{}) }},
-		{"settings", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettings() }},
-		{"priority", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			return p.WritePriority(uint32(2*i+1), http2.PriorityParam{Weight: 1})
-		}},
-		{"empty data", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			if i == 0 {
-				p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/wait")
-			}
-			return p.WriteData(1, false, nil)
-		}},
-		{"continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			if i == 0 {
-				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
-			}
-			return p.WriteContinuation(1, false, p.block("x", "y"))
-		}},
-		{"empty continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			if i == 0 {
-				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
-			}
-			return p.WriteContinuation(1, false, nil)
-		}},
-		{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
-	} {
+	for _, row := range floods {
 		t.Run(row.name, func(t *testing.T) {
-			p := newPeer(t, addr)
-			sent := make(chan struct{})
-			go func() {
-				defer close(sent)
-				for i := range 20_000 {
-					if row.send(p, i) != nil {
-						return
-					}
-				}
-			}()
-			p.goneAway(row.want)
-			p.c.Close()
-			<-sent
+			newPeer(t, addr).flood(row.want, row.send)
 		})
 	}
 	close(block)
