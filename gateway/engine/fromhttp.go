@@ -39,6 +39,8 @@ func FromHTTP(h http.Handler, log *slog.Logger) Handler {
 			r.ProtoMinor = 0
 		case "HTTP/2.0":
 			r.ProtoMajor, r.ProtoMinor = 2, 0
+		case "HTTP/3.0":
+			r.ProtoMajor, r.ProtoMinor = 3, 0
 		}
 		for _, f := range x.Req.Header.Fields() {
 			r.Header.Add(f.Name, f.Value)

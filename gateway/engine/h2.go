@@ -31,6 +31,7 @@ type h2conn struct {
 	dec   *hpack.Decoder
 	block headBlock // of the header block that is being received
 	last  uint32    // highest stream the client has opened
+	count int       // requests
 
 	mu      sync.Mutex
 	changed sync.Cond            // on mu: windows grew, the buffer was written, the connection ended
@@ -44,8 +45,8 @@ type h2conn struct {
 	maxSize int                  // guarded by mu; payload of a frame the client takes
 	granted int64                // guarded by mu; what the client may still send on the connection
 	unread  int64                // guarded by mu; taken from the connection's window, not yet given back
-	resets  [32]uint32           // guarded by mu; streams we have reset lately: late frames on them mean nothing
-	nresets int                  // guarded by mu
+	resets  []uint32             // guarded by mu; streams we have reset lately: late frames on them mean nothing
+	nresets int                  // guarded by mu; that were replaced
 	calm    int                  // guarded by mu; frames in this second that cost us more than the client
 	updates int                  // guarded by mu; WINDOW_UPDATE in this second
 	idle    int64                // guarded by mu; second since which no stream is open
@@ -67,6 +68,7 @@ const (
 	h2MaxParts     = 64   // CONTINUATION frames of one header block
 	h2MaxCalm      = 1000 // RST_STREAM, PING, SETTINGS, PRIORITY, empty DATA and errors in a second
 	h2MaxUpdates   = 50_000
+	h2MaxResets    = 2000 // streams that are remembered as reset
 )
 
 // serveHTTP2 serves a connection until it ends. prefix was read from it.
@@ -105,8 +107,8 @@ func (c *h2conn) serve(draining bool) {
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.srv.cfg.Limits.Head)},
 	)
 	_ = c.frames.WriteWindowUpdate(0, h2ConnWindow-65535)
+	c.flushSoon()
 	c.mu.Unlock()
-	c.flush()
 	if draining {
 		c.drain()
 	}
@@ -128,9 +130,7 @@ func (c *h2conn) serve(draining bool) {
 			c.farewell()
 			return
 		}
-		if c.in.Buffered() == 0 {
-			c.flush()
-		}
+		c.answered(c.in.Buffered() == 0)
 	}
 }
 
@@ -164,7 +164,7 @@ func (c *h2conn) goAway(code http2.ErrCode) {
 	c.mu.Lock()
 	c.turnOff(code)
 	c.mu.Unlock()
-	c.flush()
+	c.flushAll()
 	c.srv.broken.Add(1)
 	c.wire.farewell(lingerIdle, make([]byte, 4096))
 }
@@ -183,12 +183,12 @@ func (c *h2conn) farewell() {
 	peace := c.off && c.running == 0 && c.broken == nil
 	c.mu.Unlock()
 	if peace {
-		c.flush()
+		c.flushAll()
 		c.wire.farewell(lingerIdle, make([]byte, 4096))
 	}
 }
 
-// end cancels what is under way and waits for it.
+// end cancels what is under way and waits for it, and for who writes.
 func (c *h2conn) end() {
 	c.cancel()
 	c.nc.Close()
@@ -200,7 +200,7 @@ func (c *h2conn) end() {
 	for _, st := range c.streams {
 		st.fail(ErrClient)
 	}
-	for c.running > 0 {
+	for c.running > 0 || c.out.writing {
 		c.changed.Broadcast()
 		c.changed.Wait()
 	}
@@ -313,6 +313,7 @@ func (c *h2conn) open() error {
 		c.mu.Unlock()
 		return nil // the client knows from GOAWAY that nobody looks at it
 	}
+	c.counted()
 	refused := c.running >= c.srv.cfg.Limits.Streams
 	c.mu.Unlock()
 	switch {
@@ -333,6 +334,21 @@ func (c *h2conn) open() error {
 	c.mu.Unlock()
 	go st.serve(b.fail)
 	return nil
+}
+
+// counted is told of each request. The last ones are those the client opens
+// before it knows; a client that does not want to know gets no more than
+// Limits.Streams of them. The caller holds mu.
+func (c *h2conn) counted() {
+	c.count++
+	lim := &c.srv.cfg.Limits
+	if lim.Requests <= 0 || c.count < lim.Requests {
+		return
+	}
+	c.leave()
+	if c.count-lim.Requests >= lim.Streams && !c.off {
+		c.turnOff(http2.ErrCodeNo)
+	}
 }
 
 // late says whether a frame on a closed stream may have been sent before the
@@ -399,12 +415,24 @@ func (c *h2conn) takeReset(f *http2.RSTStreamFrame) error {
 // reset ends a stream from our side. The caller holds mu.
 func (c *h2conn) reset(id uint32, code http2.ErrCode) {
 	_ = c.frames.WriteRSTStream(id, code)
-	c.resets[c.nresets%len(c.resets)] = id
-	c.nresets++
+	c.remember(id)
 	if st := c.streams[id]; st != nil {
 		delete(c.streams, id)
 		st.fail(ErrClient)
 		c.changed.Broadcast()
+	}
+}
+
+// remember keeps the streams we have reset for late. A client opens a stream in
+// place of one that was reset when it knows that: it has frames under way on no
+// more of them than it may have open, and those that were refused before it
+// knew how many these are. The caller holds mu.
+func (c *h2conn) remember(id uint32) {
+	if len(c.resets) < min(2*max(c.srv.cfg.Limits.Streams, 100), h2MaxResets) {
+		c.resets = append(c.resets, id)
+	} else {
+		c.resets[c.nresets%len(c.resets)] = id
+		c.nresets++
 	}
 }
 
@@ -480,7 +508,7 @@ func (c *h2conn) tick(now int64) {
 	for id, st := range c.streams {
 		if !st.tick(now) {
 			c.reset(id, http2.ErrCodeCancel)
-			defer func() { go c.flush() }() // once mu is free: the stream's own goroutine writes no more
+			c.flushSoon() // the stream's own goroutine writes no more
 		}
 	}
 	if c.running > 0 {
@@ -490,7 +518,7 @@ func (c *h2conn) tick(now int64) {
 			c.leave()
 			if c.ticked { // the client has had a second to answer the ping
 				c.turnOff(http2.ErrCodeNo)
-				go c.flush()
+				c.flushSoon()
 			}
 			c.ticked = true
 			return // the next tick closes: the client has read it by then
@@ -518,7 +546,7 @@ func (c *h2conn) leave() {
 	c.leaving = true
 	_ = c.frames.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil)
 	_ = c.frames.WritePing(false, h2Leaving)
-	go c.flush()
+	c.flushSoon()
 }
 
 func (c *h2conn) idleSince() (int64, bool) {
@@ -533,7 +561,7 @@ func (c *h2conn) quiet() {
 	defer c.mu.Unlock()
 	if !c.off {
 		c.turnOff(http2.ErrCodeNo)
-		go c.flush()
+		c.flushSoon()
 		return
 	}
 	if c.running == 0 {

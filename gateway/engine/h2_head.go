@@ -25,16 +25,19 @@ type headBlock struct {
 
 	method, scheme, authority, path string
 	hasAuthority                    bool
-	host, cookie                    string
+	host                            string
+	crumbs                          []string // of Cookie
 	hosts                           int
 	length                          int64 // -1: none
 	expect                          bool
 	fields                          []gateway.Field
+	count                           int // of fields, those kept elsewhere too
 }
 
 func (b *headBlock) begin(id uint32, ended bool, l *Limits) {
 	clear(b.fields)
-	*b = headBlock{id: id, ended: ended, limits: l, length: -1, fields: b.fields[:0]}
+	clear(b.crumbs)
+	*b = headBlock{id: id, ended: ended, limits: l, length: -1, fields: b.fields[:0], crumbs: b.crumbs[:0]}
 }
 
 // emit is called for each field, in order.
@@ -42,7 +45,7 @@ func (b *headBlock) emit(f hpack.HeaderField) {
 	if b.bad || b.fail != 0 {
 		return
 	}
-	if b.size += int(f.Size()); b.size > b.limits.Head || len(b.fields) >= b.limits.Fields {
+	if b.size += int(f.Size()); b.size > b.limits.Head {
 		b.fail = 431
 		return
 	}
@@ -55,6 +58,10 @@ func (b *headBlock) emit(f hpack.HeaderField) {
 		return
 	}
 	b.regular = true
+	if b.count++; b.count > b.limits.Fields {
+		b.fail = 431
+		return
+	}
 	if !lowerToken(f.Name) {
 		b.bad = true
 		return
@@ -74,11 +81,7 @@ func (b *headBlock) emit(f hpack.HeaderField) {
 		}
 		b.length = n
 	case "cookie": // crumbs make one field (section 8.2.3)
-		if b.cookie != "" {
-			b.cookie += "; " + f.Value
-		} else {
-			b.cookie = f.Value
-		}
+		b.crumbs = append(b.crumbs, f.Value)
 	case "expect":
 		if !strings.EqualFold(f.Value, "100-continue") {
 			b.fail = 417
@@ -155,8 +158,8 @@ func (b *headBlock) request(q *gateway.Request) bool {
 	for _, f := range b.fields {
 		q.Header.Append(f.Name, f.Value)
 	}
-	if b.cookie != "" {
-		q.Header.Append("cookie", b.cookie)
+	if len(b.crumbs) > 0 {
+		q.Header.Append("cookie", strings.Join(b.crumbs, "; "))
 	}
 	q.Length = b.length
 	if b.ended {

@@ -352,7 +352,7 @@ func (st *h2stream) head(w *Writer) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if st.dead != nil && c.streams[st.id] != st || c.broken != nil {
+	if !st.room() {
 		return
 	}
 	before := len(c.out.b)
@@ -367,11 +367,34 @@ func (st *h2stream) info(status int, h *gateway.Header) {
 	c := st.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.streams[st.id] != st || c.broken != nil {
+	if !st.room() {
 		return
 	}
 	st.headers(st.encode(status, h, -1), false)
 	c.flushLocked(false)
+}
+
+// room waits until more may be written; false: to nobody. The caller holds c.mu.
+func (st *h2stream) room() bool {
+	c := st.c
+	for c.streams[st.id] == st && c.broken == nil && len(c.out.b) >= h2MaxOut {
+		st.progress()
+	}
+	st.waiting = false
+	return c.streams[st.id] == st && c.broken == nil
+}
+
+// progress is the connection's, with the time it takes on the stream's account.
+// The caller holds c.mu.
+func (st *h2stream) progress() {
+	c := st.c
+	if c.flushLocked(false) {
+		return
+	}
+	if !st.waiting {
+		st.waiting, st.since = true, c.srv.seconds.Load()
+	}
+	c.changed.Wait()
 }
 
 var errGone = errors.New("the client has left")
@@ -390,13 +413,7 @@ func (st *h2stream) write(w *Writer, p []byte) (n int, err error) {
 		}
 		size := min(int64(len(p)), st.window, c.window, int64(c.maxSize))
 		if size <= 0 || len(c.out.b) >= h2MaxOut {
-			if c.flushLocked(false) {
-				continue
-			}
-			if !st.waiting {
-				st.waiting, st.since = true, c.srv.seconds.Load()
-			}
-			c.changed.Wait()
+			st.progress()
 			continue
 		}
 		st.waiting = false
@@ -437,7 +454,7 @@ func (st *h2stream) finish(w *Writer) {
 	c := st.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.streams[st.id] != st || c.broken != nil {
+	if !st.room() {
 		return
 	}
 	switch {

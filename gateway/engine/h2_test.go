@@ -86,6 +86,23 @@ func (p *peer) goneAway(want http2.ErrCode) {
 	}
 }
 
+// flood sends until the connection ends with want.
+func (p *peer) flood(want http2.ErrCode, send func(p *peer, i int) error) {
+	p.t.Helper()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for i := range 100_000 {
+			if send(p, i) != nil {
+				return
+			}
+		}
+	}()
+	p.goneAway(want)
+	p.c.Close()
+	<-sent
+}
+
 func headersOf(id uint32) func(http2.Frame) bool {
 	return func(f http2.Frame) bool {
 		h, ok := f.(*http2.MetaHeadersFrame)
@@ -179,6 +196,51 @@ func TestHTTP2Malformed(t *testing.T) {
 	}
 }
 
+var getWait = []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/wait"}
+
+// floods are what costs us more than the client, sent again and again. No
+// handler of /wait needs to return.
+var floods = []struct {
+	name string
+	want http2.ErrCode
+	send func(p *peer, i int) error
+}{
+	{"rapid reset", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		id := uint32(2*i + 1)
+		p.open(id, true, getWait...)
+		return p.WriteRSTStream(id, http2.ErrCodeCancel)
+	}},
+	{"resets by us", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		id := uint32(2*i + 1)
+		p.open(id, false, getRoot...)
+		return p.WriteRawFrame(http2.FrameWindowUpdate, 0, id, []byte{0, 0, 0, 0})
+	}},
+	{"ping", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WritePing(false, [8]byte{}) }},
+	{"settings", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettings() }},
+	{"priority", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		return p.WritePriority(uint32(2*i+1), http2.PriorityParam{Weight: 1})
+	}},
+	{"empty data", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		if i == 0 {
+			p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/wait")
+		}
+		return p.WriteData(1, false, nil)
+	}},
+	{"continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		if i == 0 {
+			return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
+		}
+		return p.WriteContinuation(1, false, p.block("x", "y"))
+	}},
+	{"empty continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
+		if i == 0 {
+			return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
+		}
+		return p.WriteContinuation(1, false, nil)
+	}},
+	{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
+}
+
 // TestHTTP2Floods: what costs us more than the client ends the connection.
 func TestHTTP2Floods(t *testing.T) {
 	block := make(chan struct{})
@@ -193,62 +255,9 @@ func TestHTTP2Floods(t *testing.T) {
 		}
 		say(x, w, "ok")
 	}, func(c *ServerConfig) { c.Limits.Streams = 20 })
-	wait := append([]string{}, getRoot...)
-	wait[len(wait)-1] = "/wait"
-	for _, row := range []struct {
-		name string
-		want http2.ErrCode
-		send func(p *peer, i int) error
-	}{
-		{"rapid reset", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			id := uint32(2*i + 1)
-			p.open(id, true, wait...)
-			return p.WriteRSTStream(id, http2.ErrCodeCancel)
-		}},
-		{"resets by us", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			id := uint32(2*i + 1)
-			p.open(id, false, getRoot...)
-			return p.WriteRawFrame(http2.FrameWindowUpdate, 0, id, []byte{0, 0, 0, 0})
-		}},
-		{"ping", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WritePing(false, [8]byte{}) }},
-		{"settings", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettings() }},
-		{"priority", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			return p.WritePriority(uint32(2*i+1), http2.PriorityParam{Weight: 1})
-		}},
-		{"empty data", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			if i == 0 {
-				p.open(1, false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/wait")
-			}
-			return p.WriteData(1, false, nil)
-		}},
-		{"continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			if i == 0 {
-				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
-			}
-			return p.WriteContinuation(1, false, p.block("x", "y"))
-		}},
-		{"empty continuation", http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) error {
-			if i == 0 {
-				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(getRoot...), EndStream: true})
-			}
-			return p.WriteContinuation(1, false, nil)
-		}},
-		{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
-	} {
+	for _, row := range floods {
 		t.Run(row.name, func(t *testing.T) {
-			p := newPeer(t, addr)
-			sent := make(chan struct{})
-			go func() {
-				defer close(sent)
-				for i := range 20_000 {
-					if row.send(p, i) != nil {
-						return
-					}
-				}
-			}()
-			p.goneAway(row.want)
-			p.c.Close()
-			<-sent
+			newPeer(t, addr).flood(row.want, row.send)
 		})
 	}
 	close(block)
@@ -295,5 +304,103 @@ func TestHTTP2Backpressure(t *testing.T) {
 	})
 	if got != 65535 || f.(*http2.RSTStreamFrame).ErrCode != http2.ErrCodeCancel {
 		t.Errorf("%d bytes before %v", got, f)
+	}
+}
+
+// TestHTTP2Requests: after so many requests the client is told to go on
+// elsewhere. What it opens before it answers is served, within bounds, and the
+// connection ends.
+func TestHTTP2Requests(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name   string
+		heeds  bool // the client answers the ping
+		served int
+	}{{"heeds", true, 3}, {"does not", false, 3 + 5}} {
+		var handled atomic.Int32
+		addr, s := start(t, func(x *gateway.Exchange, w *Writer) { handled.Add(1); say(x, w, "ok") }, func(c *ServerConfig) {
+			c.Limits.Requests, c.Limits.Streams = 3, 5
+		})
+		p := newPeer(t, addr)
+		var notices []uint32
+		ask := func(id uint32) {
+			p.open(id, true, getRoot...)
+			p.until("an answer", func(f http2.Frame) bool {
+				switch f := f.(type) {
+				case *http2.GoAwayFrame:
+					notices = append(notices, f.LastStreamID)
+				case *http2.PingFrame:
+					if row.heeds && !f.IsAck() {
+						_ = p.WritePing(true, f.Data)
+					}
+				case *http2.DataFrame:
+					return f.StreamEnded() && f.StreamID == id
+				}
+				return false
+			})
+		}
+		last := uint32(1)
+		for range row.served {
+			ask(last)
+			last += 2
+		}
+		p.open(last, true, getRoot...) // nobody looks at it
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				break
+			}
+			switch f := f.(type) {
+			case *http2.GoAwayFrame:
+				notices = append(notices, f.LastStreamID)
+				if row.heeds {
+					continue
+				}
+			case *http2.PingFrame:
+				if row.heeds && !f.IsAck() {
+					_ = p.WritePing(true, f.Data)
+				}
+			}
+			if f.Header().StreamID == last && !row.heeds {
+				t.Errorf("%s: %v", row.name, f)
+			}
+		}
+		if len(notices) != 2 || notices[0] != 1<<31-1 {
+			t.Errorf("%s: GOAWAY %v", row.name, notices)
+		}
+		if n := int(handled.Load()); n < row.served || n > row.served+1 || !row.heeds && n != row.served {
+			t.Errorf("%s: %d requests were served, want %d", row.name, n, row.served)
+		}
+		eventually(t, "the connection stays", func() bool { return s.Connections() == 0 })
+	}
+}
+
+// TestHTTP2LateTrailers: what a client has sent before it knew that its streams
+// were reset costs it neither the connection nor its other streams, for as many
+// as it may have open.
+func TestHTTP2LateTrailers(t *testing.T) {
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) { say(x, w, "early") })
+	p := newPeer(t, addr)
+	const n = 100
+	for i := range n {
+		p.open(uint32(2*i+1), false, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/")
+	}
+	resets := 0
+	p.until("the resets", func(f http2.Frame) bool {
+		if isReset(f) {
+			resets++
+		}
+		return resets == n
+	})
+	for i := range n {
+		p.open(uint32(2*i+1), true, "x-sum", "7")
+	}
+	p.open(2*n+1, true, getRoot...)
+	f := p.until("an answer", func(f http2.Frame) bool {
+		_, away := f.(*http2.GoAwayFrame)
+		return away || headersOf(2*n+1)(f)
+	})
+	if _, ok := f.(*http2.GoAwayFrame); ok {
+		t.Error(f)
 	}
 }

@@ -79,6 +79,21 @@ func h3client(t testing.TB) *http.Client {
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 }
 
+// TestHTTP3FromHTTP: an http.Handler is told the protocol.
+func TestHTTP3FromHTTP(t *testing.T) {
+	url, _ := startQUIC(t, FromHTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %d %d", r.Proto, r.ProtoMajor, r.ProtoMinor)
+	}), nil).Serve)
+	res, err := h3client(t).Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got, err := io.ReadAll(res.Body); err != nil || string(got) != "HTTP/3.0 3 0" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
 func TestHTTP3Exchange(t *testing.T) {
 	url, _ := startQUIC(t, func(x *gateway.Exchange, w *Writer) {
 		body := ""
