@@ -33,9 +33,10 @@ check: lint ## lint, import rule, documents and unit tests with the race detecto
 e2e: ## the tutorial and the demo against the real binary, in a real browser
 	$(GO) test -race -count=1 -timeout 15m ./test/e2e ./test/fixtures
 
-wire: ## protocols and attacks: h2spec, gRPC interop, five origins behind the gateway
+wire: ## protocols and attacks: h2spec, gRPC interop, five origins, slow and idle clients
 	$(GO) test -race -count=1 -timeout 5m ./test/wire
 	$(GO) test -count=1 -timeout 8m ./test/smuggle
+	$(GO) test -count=1 -timeout 3m ./test/endurance
 
 docs: ## rewrite docs/configuration.md and, in a browser, docs/images
 	$(GO) test -count=1 ./test -run TestConfigurationPage -update

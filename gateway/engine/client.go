@@ -44,6 +44,8 @@ type client struct {
 	count int     // requests
 
 	state   atomic.Uint64 // what tick judges by: see setPhase
+	sends   clientWait    // for the client to take a part of the answer
+	reads   clientWait    // for a part of the body, whoever reads it
 	closing atomic.Bool   // the server stops: the next answer is the last
 	hush    atomic.Bool   // the server stops, and has waited long enough for a request
 	stopped atomic.Bool   // the body of the request is not read any more
@@ -59,9 +61,7 @@ type client struct {
 const (
 	phaseIdle uint32 = iota // waits for a request
 	phaseHead               // a part of a head has come
-	phaseBusy               // a request is being answered
-	phaseBody               // waits for a part of the body
-	phaseSend               // waits for the client to take a part of the answer
+	phaseBusy               // a request is being answered; sends and reads say what is waited for
 	phaseGone               // tick has given the connection up
 )
 
@@ -444,9 +444,6 @@ func (c *client) tick(now int64) {
 	waited := time.Duration(now-since) * time.Second
 	lim := &c.srv.cfg.Limits
 	phase := c.phase()
-	if phase >= phaseBusy && phase <= phaseSend {
-		c.tickTotal(now, phase)
-	}
 	switch phase {
 	case phaseIdle, phaseHead:
 		c.sending, c.receiving = pace{}, pace{}
@@ -459,16 +456,8 @@ func (c *client) tick(now int64) {
 		if waited >= limit || c.raw != nil && c.poll() {
 			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
-	case phaseBody:
-		c.tickBody(now, waited)
-	case phaseSend:
-		c.tickSend(now, waited)
 	case phaseBusy:
-		c.sending.pause()
-		c.receiving.pause()
-		if c.tcp != nil && c.gone() {
-			c.ctx.end()
-		}
+		c.tickBusy(now)
 	}
 	if t := c.tunnel(); t != nil {
 		t.tick(now)

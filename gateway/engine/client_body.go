@@ -45,7 +45,8 @@ func (b *clientBody) begin(c *client, h *h1.Head) {
 func (b *clientBody) none() { b.done, b.failed, b.expect, b.answered = true, nil, false, false }
 
 // invite tells a client that waits for it to send the body, unless the answer
-// has begun.
+// has begun: that waits as long as the client is sent 100, which would
+// otherwise come in its midst. tick ends it.
 func (b *clientBody) invite() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -56,8 +57,7 @@ func (b *clientBody) invite() error {
 	if len(b.c.a.in.pending()) > 0 {
 		return nil
 	}
-	_, err := b.c.nc.Write(continue100)
-	return err
+	return b.c.push(continue100)
 }
 
 // answer says that the answer begins, and whether the rest of the connection
@@ -155,8 +155,8 @@ func (b *clientBody) took(n int) {
 
 // receive waits for the client. tick ends a wait that is too long.
 func (b *clientBody) receive(p []byte) (int, error) {
-	b.c.setPhase(phaseBody)
-	defer b.c.setPhase(phaseBusy)
+	b.c.reads.begin(b.c.srv)
+	defer b.c.reads.end(b.c.srv)
 	for {
 		if b.c.stopped.Load() {
 			return 0, os.ErrDeadlineExceeded

@@ -150,6 +150,9 @@ func (c *client) info(status int, h *gateway.Header) {
 			out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
 		}
 	}
+	b := &c.a.body
+	b.mu.Lock() // one at a time: 100 is sent by who reads the body
+	defer b.mu.Unlock()
 	_ = c.send(append(out, "\r\n"...))
 }
 
@@ -219,13 +222,18 @@ func (c *client) send(p []byte) error {
 			return nil
 		}
 	}
-	old := c.phase()
-	c.setPhase(phaseSend)
-	_, err := c.nc.Write(p)
-	c.setPhase(old)
+	err := c.push(p)
 	if err != nil {
 		c.end, c.eof = true, true
 	}
+	return err
+}
+
+// push writes and waits. tick ends a wait that is too long.
+func (c *client) push(p []byte) error {
+	c.sends.begin(c.srv)
+	_, err := c.nc.Write(p)
+	c.sends.end(c.srv)
 	return err
 }
 
@@ -318,12 +326,12 @@ func (c *client) drainPipe(p *sock.Pipe, n int, more bool) (m int, err error) {
 			return 0, e
 		}
 	}
-	c.setPhase(phaseSend)
+	c.sends.begin(c.srv)
 	err = c.raw.Write(func(fd uintptr) bool {
 		m, e = p.Drain(fd, int64(n), more)
 		return e != syscall.EAGAIN
 	})
-	c.setPhase(phaseBusy)
+	c.sends.end(c.srv)
 	if err == nil && e != 0 {
 		err = e
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 
 	"gatehouse/lib/sock"
@@ -57,6 +58,44 @@ func traffic(c *net.TCPConn, raw sock.Raw) (acked, received uint64, ok bool) {
 	return acked, received, ok && err == nil
 }
 
+// clientWait is a wait for the client: the second in which it began or ended,
+// and in the lowest bit whether it is on. An answer is sent while a body is
+// read, by two goroutines: each has a wait of its own.
+type clientWait struct{ word atomic.Uint64 }
+
+func (w *clientWait) begin(s *Server) { w.word.Store(uint64(s.seconds.Load())<<1 | 1) }
+
+func (w *clientWait) end(s *Server) { w.word.Store(uint64(s.seconds.Load()) << 1) }
+
+func (w *clientWait) load() (on bool, since int64) {
+	v := w.word.Load()
+	return v&1 != 0, int64(v >> 1)
+}
+
+// tickBusy looks at a connection whose request is being answered.
+func (c *client) tickBusy(now int64) {
+	sends, sent := c.sends.load()
+	reads, read := c.reads.load()
+	c.tickTotal(now, sends, reads)
+	switch {
+	case now-sent < 1:
+	case sends:
+		c.tickSend(now, time.Duration(now-sent)*time.Second)
+	default:
+		c.sending.pause()
+	}
+	switch {
+	case now-read < 1:
+	case reads:
+		c.tickBody(now, time.Duration(now-read)*time.Second)
+	default:
+		c.receiving.pause()
+	}
+	if !sends && !reads && c.tcp != nil && c.gone() {
+		c.ctx.end()
+	}
+}
+
 // tickSend judges a client that an answer is sent to. waited is how long the
 // write under way has lasted: on a system that does not count what arrives it
 // is all there is.
@@ -87,17 +126,17 @@ func (c *client) tickBody(now int64, waited time.Duration) {
 }
 
 // tickTotal ends an exchange that has taken too long, tunnels excepted.
-func (c *client) tickTotal(now int64, phase uint32) {
+func (c *client) tickTotal(now int64, sends, reads bool) {
 	total := c.srv.cfg.Limits.Total
 	began := c.began.Load()
 	if total <= 0 || began == 0 || time.Duration(now-began)*time.Second < total || c.tunnel() != nil {
 		return
 	}
 	c.ctx.expire()
-	switch phase {
-	case phaseBody:
+	if reads {
 		c.stop()
-	case phaseSend:
+	}
+	if sends {
 		_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
 	}
 }

@@ -71,7 +71,11 @@ func (c *client) report() (string, activity) {
 	switch c.phase() {
 	case phaseIdle, phaseGone:
 		return "http/1", waiting
-	case phaseHead, phaseBody:
+	case phaseHead:
+		return "http/1", reading
+	}
+	sends, _ := c.sends.load()
+	if reads, _ := c.reads.load(); reads && !sends {
 		return "http/1", reading
 	}
 	return "http/1", answering

@@ -131,7 +131,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 		}
 		n, err := t.receive(p)
 		if n == 0 {
-			if t.code.Load() != 0 && errors.Is(err, os.ErrDeadlineExceeded) && t.goOn() {
+			if errors.Is(err, os.ErrDeadlineExceeded) && t.goOn() {
 				continue
 			}
 			return 0, err
@@ -182,7 +182,8 @@ func (t *tunnel) part() error {
 	return io.EOF
 }
 
-// goOn clears a deadline that has only woken the reader.
+// goOn clears a deadline that has only woken the reader: drain sets one, and
+// the server's look at the request that became the tunnel may come late.
 func (t *tunnel) goOn() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
