@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -31,7 +32,9 @@ type h2conn struct {
 	dec   *hpack.Decoder
 	block headBlock // of the header block that is being received
 	last  uint32    // highest stream the client has opened
-	count int       // requests
+
+	heading atomic.Int64 // second since which a header block has not ended; 0: none is open
+	count   int          // requests
 
 	mu      sync.Mutex
 	changed sync.Cond            // on mu: windows grew, the buffer was written, the connection ended
@@ -48,7 +51,7 @@ type h2conn struct {
 	resets  []uint32             // guarded by mu; streams we have reset lately: late frames on them mean nothing
 	nresets int                  // guarded by mu; that were replaced
 	calm    int                  // guarded by mu; frames in this second that cost us more than the client
-	updates int                  // guarded by mu; WINDOW_UPDATE in this second
+	updates int                  // guarded by mu; WINDOW_UPDATE and other frames that cost little in this second
 	idle    int64                // guarded by mu; second since which no stream is open
 	sent    uint64               // guarded by mu; bytes of bodies
 	writes  pace                 // guarded by mu; of what the socket takes
@@ -244,7 +247,19 @@ func (c *h2conn) take(f http2.Frame) error {
 	case *http2.PushPromiseFrame:
 		return connError(http2.ErrCodeProtocol)
 	}
-	return nil // GOAWAY of the client, and frames nobody knows
+	// GOAWAY of the client, and frames nobody knows: a browser sends one of
+	// those with each request.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cheap()
+}
+
+// cheap counts a frame that costs next to nothing. The caller holds mu.
+func (c *h2conn) cheap() error {
+	if c.updates++; c.updates > h2MaxUpdates {
+		return connError(http2.ErrCodeEnhanceYourCalm)
+	}
+	return nil
 }
 
 // costs does what a frame asks for, within the budget of the second.
@@ -284,7 +299,11 @@ func (c *h2conn) takeBlock(part []byte, ended bool) error {
 		c.dec.SetEmitEnabled(false) // what is over the limits is not even looked at
 	}
 	if !ended {
+		c.heading.CompareAndSwap(0, c.srv.seconds.Load())
 		return nil
+	}
+	if b.parts > 1 {
+		c.heading.Store(0)
 	}
 	if err := c.dec.Close(); err != nil {
 		return connError(http2.ErrCodeCompression)
@@ -437,11 +456,11 @@ func (c *h2conn) remember(id uint32) {
 }
 
 func (c *h2conn) takeSettings(f *http2.SettingsFrame) error {
-	if f.IsAck() {
-		return nil
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if f.IsAck() {
+		return c.cheap()
+	}
 	if c.calm++; c.calm > h2MaxCalm {
 		return connError(http2.ErrCodeEnhanceYourCalm)
 	}
@@ -477,8 +496,8 @@ func (c *h2conn) set(s http2.Setting) error {
 func (c *h2conn) takeWindow(f *http2.WindowUpdateFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.updates++; c.updates > h2MaxUpdates {
-		return connError(http2.ErrCodeEnhanceYourCalm)
+	if err := c.cheap(); err != nil {
+		return err
 	}
 	if f.StreamID == 0 {
 		if c.window += int64(f.Increment); c.window > 1<<31-1 {

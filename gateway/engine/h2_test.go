@@ -238,6 +238,8 @@ var floods = []struct {
 		}
 		return p.WriteContinuation(1, false, nil)
 	}},
+	{"settings acks", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettingsAck() }},
+	{"unknown frames", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteRawFrame(0x77, 0, 0, nil) }},
 	{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
 }
 
@@ -402,5 +404,26 @@ func TestHTTP2LateTrailers(t *testing.T) {
 	})
 	if _, ok := f.(*http2.GoAwayFrame); ok {
 		t.Error(f)
+	}
+}
+
+// TestHTTP2HeadTime: a header block that does not end holds no connection,
+// whatever else runs on it.
+func TestHTTP2HeadTime(t *testing.T) {
+	hold := make(chan struct{})
+	defer close(hold)
+	addr, _ := start(t, func(x *gateway.Exchange, w *Writer) { <-hold; say(x, w, "ok") },
+		func(c *ServerConfig) { c.Limits.HeadTime = time.Second })
+	p := newPeer(t, addr)
+	p.open(1, true, getRoot...)
+	_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.block(getRoot...)[:1]})
+	for {
+		_, err := p.ReadFrame()
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			t.Fatal("the connection is still there")
+		}
+		if err != nil {
+			return
+		}
 	}
 }

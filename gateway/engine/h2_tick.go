@@ -8,8 +8,9 @@ import "time"
 // never is the limit of a wait that is bounded elsewhere.
 const never = time.Duration(1 << 62)
 
-// tickWrite gives up a client that does not take what is written to it, or
-// grants the connection a byte now and then. The caller holds mu.
+// tickWrite gives up a client that does not take what is written to it, grants
+// the connection a byte now and then, or does not end a header block. The
+// caller holds mu.
 func (c *h2conn) tickWrite(now int64) {
 	lim := &c.srv.cfg.Limits
 	gone := false
@@ -23,6 +24,9 @@ func (c *h2conn) tickWrite(now int64) {
 		gone = c.grants.late(now, c.sent, never, lim, true) || gone
 	} else {
 		c.grants.pause()
+	}
+	if since := c.heading.Load(); since > 0 && now-since >= seconds(lim.HeadTime) {
+		gone = true
 	}
 	if gone {
 		giveUp(c.tcp)
