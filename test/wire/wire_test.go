@@ -95,44 +95,6 @@ func TestH2Spec(t *testing.T) {
 	}
 }
 
-// interopCases are those of gRPC's interop client that need no credentials of
-// a cloud.
-var interopCases = []string{
-	"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream", "timeout_on_sleeping_server",
-	"cancel_after_begin", "cancel_after_first_response", "status_code_and_message", "special_status_message", "custom_metadata",
-	"unimplemented_method", "unimplemented_service",
-}
-
-// TestGRPCInterop lets gRPC's own client call gRPC's own server through the
-// gateway.
-func TestGRPCInterop(t *testing.T) {
-	const version = "v1.85.0"
-	client := install(t, "client", "google.golang.org/grpc/interop/client", version)
-	server := install(t, "server", "google.golang.org/grpc/interop/server", version)
-	port := freePort(t)
-	srv := exec.Command(server, "--port", port)
-	var log bytes.Buffer
-	srv.Stdout, srv.Stderr = &log, &log
-	if err := srv.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = srv.Process.Kill(); _ = srv.Wait() })
-	waitFor(t, "127.0.0.1:"+port)
-	d := fixtures.StartDataPlane(t, engine.Limits{})
-	route(d, "127.0.0.1:"+port, `,"scheme":"grpc"`)
-	_, gate, _ := net.SplitHostPort(d.Addr)
-	for _, name := range interopCases {
-		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			defer cancel()
-			out, err := exec.CommandContext(ctx, client, "--server_host", "127.0.0.1", "--server_port", gate, "--test_case", name).CombinedOutput()
-			if err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
-	}
-}
-
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
