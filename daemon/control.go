@@ -247,7 +247,8 @@ func (c *control) follow(ch *channel, locks []lentLock) error {
 	return c.next(ch, sayServing, takeoverStep)
 }
 
-// expect starts a process; took is closed when it has taken over.
+// expect starts a process; took is closed when it has taken over, or never, when
+// forget is called before.
 func (c *control) expect(took chan<- struct{}, start func() (pid int, err error)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -256,6 +257,13 @@ func (c *control) expect(took chan<- struct{}, start func() (pid int, err error)
 		c.followers[pid] = took
 	}
 	return err
+}
+
+// forget ends expect: it was in vain.
+func (c *control) forget(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.followers, pid)
 }
 
 // end breaks off what can be, and waits for a takeover that is too far.

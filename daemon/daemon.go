@@ -72,6 +72,7 @@ type Daemon struct {
 	servers  *servers
 	control  *control // nil: none
 	started  bool     // what was opened is ours
+	resting  bool     // the process before may take its databases back
 	lenders  []lent
 	tasks    sync.WaitGroup // what runs beside the servers
 	cancel   context.CancelFunc
@@ -129,15 +130,23 @@ func (d *Daemon) begin(run context.Context, controlled bool, talk io.Writer) (er
 			return err
 		}
 	}
+	if err := d.rest(); err != nil {
+		return err
+	}
 	if err := d.before.ready(); err != nil {
 		return err
 	}
-	d.started = true
 	d.sockets.closeGiven()
 	if d.gateway != nil {
 		d.gateway.start(d.log, d.before.alone(), d.fail)
 	}
-	d.before.serving()
+	if err := d.before.serving(); err != nil {
+		return err
+	}
+	if err := d.wake(); err != nil {
+		return err
+	}
+	d.started = true
 	d.servers.start(d.fail)
 	if d.control != nil {
 		d.control.wg.Go(d.control.serve)
@@ -206,7 +215,8 @@ func (d *Daemon) fail(err error) {
 }
 
 // stop lets requests under way finish, then closes what is kept. When another
-// process has taken over, that has the databases: they are closed first.
+// process has taken over, or has taken back, that has the databases: they are
+// closed first.
 func (d *Daemon) stop() error {
 	if d.control != nil {
 		d.control.end()
@@ -227,7 +237,7 @@ func (d *Daemon) stop() error {
 	defer done()
 	var err error
 	how := engine.Farewell{Idle: stopIdle}
-	if handed {
+	if handed || d.resting {
 		how = engine.Farewell{Idle: restartIdle, Restart: true}
 		err = d.surrender()
 	} else {

@@ -23,8 +23,11 @@ import (
 //	new: ready            old: go
 //	new: serving          old: gone, and sees its clients off and ends
 //
-// When the new one breaks off before "serving", the old one takes back what it
-// has lent and goes on. The gateway's routes are served all the time: by the
+// When the new one breaks off before "serving", or does not say it in time, the
+// old one takes back what it has lent, goes on, and says so with an error: the
+// new one, which leaves its databases alone from "ready" to "gone", stops
+// then. It goes on by itself only if the old one breaks off without a word,
+// which a living one does not. The gateway's routes are served all the time: by the
 // old one until "serving", by the new one from before it. What needs a
 // database is served by the new one from "gone" on, so that nobody who was
 // told of a change finds an older state on a new connection; between lend and
@@ -132,9 +135,10 @@ func (ch *channel) receive(wait time.Duration) (m message, files []*os.File, err
 	return m, files, nil
 }
 
-// ask sends and waits for the answer.
+// ask sends and waits for the answer. When the other end has broken off, the
+// answer is what it said last.
 func (ch *channel) ask(m message, wait time.Duration) (message, []*os.File, error) {
-	if err := ch.send(m); err != nil {
+	if err := ch.send(m); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		return message{}, nil, err
 	}
 	return ch.receive(wait)

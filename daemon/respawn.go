@@ -74,6 +74,7 @@ func (d *Daemon) respawn() (pid int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("starting the successor: %w", err)
 	}
+	defer d.control.forget(cmd.Process.Pid)
 	reason := make(chan string, 1)
 	go func() {
 		b, _ := io.ReadAll(io.LimitReader(r, maxReason))

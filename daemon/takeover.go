@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -72,15 +73,34 @@ func (p *predecessor) lock(name string) (*os.File, error) {
 	return f, nil
 }
 
-// ready asks whether this process may serve. After nil the other one has
-// given everything away.
-func (p *predecessor) ready() error {
+// ready asks whether this process may serve.
+func (p *predecessor) ready() error { return p.expect(sayReady, sayGo) }
+
+// serving says that this process does, and waits until the other one accepts
+// nothing any more: after nil it has given everything away. After an error it
+// has taken back, or may have: then it has the databases.
+func (p *predecessor) serving() error {
+	if err := p.expect(sayServing, sayGone); p == nil || err != nil {
+		return err
+	}
+	go func() {
+		var b [1]byte
+		_ = p.ch.c.SetReadDeadline(time.Time{})
+		_, _ = p.ch.c.Read(b[:]) // nothing more comes but the end
+		p.close()
+	}()
+	return nil
+}
+
+// expect says something and waits for the one answer with which this process
+// goes on; it goes on alone too.
+func (p *predecessor) expect(say, want string) error {
 	if p == nil {
 		return nil
 	}
-	m, files, err := p.ch.ask(message{Say: sayReady}, takeoverStep)
+	m, files, err := p.ch.ask(message{Say: say}, takeoverStep)
 	closeFiles(files)
-	if err == nil && m.Say != sayGo {
+	if err == nil && m.Say != want {
 		err = fmt.Errorf("it said %q", m.Say)
 	}
 	if err != nil && !p.died(err) {
@@ -89,19 +109,34 @@ func (p *predecessor) ready() error {
 	return nil
 }
 
-// serving says that this process does, and waits until the other one accepts
-// nothing any more.
-func (p *predecessor) serving() {
-	if p != nil {
-		_, files, _ := p.ch.ask(message{Say: sayServing}, takeoverStep) // it hears that, or it is dead
-		closeFiles(files)
-		go func() {
-			var b [1]byte
-			_ = p.ch.c.SetReadDeadline(time.Time{})
-			_, _ = p.ch.c.Read(b[:]) // nothing more comes but the end
-			p.close()
-		}()
+// rest keeps a successor from its databases until wake: the process before may
+// still take them back.
+func (d *Daemon) rest() error {
+	if d.before == nil {
+		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), pauseTime)
+	defer cancel()
+	d.resting = true
+	for _, l := range d.lenders {
+		if _, err := l.store.Lend(ctx); err != nil {
+			return fmt.Errorf("leaving %s alone: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+// wake undoes rest.
+func (d *Daemon) wake() error {
+	if !d.resting {
+		return nil
+	}
+	d.resting = false
+	var errs []error
+	for _, l := range d.lenders {
+		errs = append(errs, l.store.TakeBack())
+	}
+	return errors.Join(errs...)
 }
 
 // alone is closed when only this process is left.
@@ -115,10 +150,11 @@ func (p *predecessor) alone() <-chan struct{} {
 }
 
 // died says whether the conversation broke because the other process is no
-// more, for a living one says why: then there is nobody to take back, and this
-// one goes on alone.
+// more: then there is nobody to take back, and this one goes on alone. A living
+// one says why before it breaks off, and what it has said is heard first (see
+// ask). Silence is no proof.
 func (p *predecessor) died(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (p *predecessor) close() {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"gatehouse/gateway"
@@ -190,6 +191,9 @@ func (t *Transport) stream(ctx context.Context, c *Call, resp *gateway.Response,
 	a.body.answer()
 	a.answer, a.trailer = res.Body, &res.Trailer
 	resp.Status, resp.Length = res.StatusCode, res.ContentLength
+	if c.Trailers && c.Method != "HEAD" && (len(res.Trailer) > 0 || announcesLength(res.Header)) {
+		resp.Length = -1 // the body is not the end
+	}
 	resp.Header.Reset()
 	for name, values := range res.Header {
 		for _, v := range values {
@@ -197,6 +201,14 @@ func (t *Transport) stream(ctx context.Context, c *Call, resp *gateway.Response,
 		}
 	}
 	return a, nil
+}
+
+// announcesLength says whether a gRPC message is announced by its length, so
+// that trailers follow. gRPC-Web has none, and what has a status is all
+// trailers.
+func announcesLength(h http.Header) bool {
+	rest, ok := strings.CutPrefix(h.Get("Content-Type"), "application/grpc")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';') && h["Content-Length"] != nil && h["Grpc-Status"] == nil
 }
 
 // h2Answer is the answer of an HTTP/2 upstream.

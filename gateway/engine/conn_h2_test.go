@@ -197,7 +197,7 @@ func TestTrailersOnly(t *testing.T) {
 	o := newH2Origin(t, func(n int32, o *h2origin) {
 		_ = o.WriteSettings()
 		o.streams(func(id uint32, _ string) {
-			o.headers(id, true, ":status", "200", "content-type", "application/grpc", "grpc-status", "12", "grpc-message", "no such method")
+			o.headers(id, true, ":status", "200", "content-type", "application/grpc", "content-length", "0", "grpc-status", "12", "grpc-message", "no such method")
 		})
 	})
 	tr := newTransport(t)
@@ -207,8 +207,58 @@ func TestTrailersOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
+	if resp.Length != 0 { // or the client waits for trailers
+		t.Errorf("length %d", resp.Length)
+	}
 	if b, err := io.ReadAll(a); err != nil || len(b) > 0 || resp.Header.Get("Grpc-Status") != "12" || resp.Header.Get("Grpc-Message") != "no such method" {
 		t.Errorf("%q %v %v", b, err, resp.Header.Fields())
+	}
+}
+
+// TestTrailersAfterALength: some servers of gRPC say how long the one message
+// is. The trailers matter more: a client that knows the length would be told
+// of the end before them.
+func TestTrailersAfterALength(t *testing.T) {
+	kinds := map[string]int64{"application/grpc": -1, "application/grpc+proto": -1, "application/grpc-web": 8, "text/plain": 8}
+	for kind, want := range kinds {
+		o := newH2Origin(t, func(n int32, o *h2origin) {
+			_ = o.WriteSettings()
+			o.streams(func(id uint32, _ string) {
+				o.headers(id, false, ":status", "200", "content-type", kind, "content-length", "8")
+				_ = o.WriteData(id, false, []byte("\x00\x00\x00\x00\x03abc"))
+				o.headers(id, true, "grpc-status", "0")
+			})
+		})
+		up := newTransport(t)
+		addr, _ := start(t, func(x *gateway.Exchange, w *Writer) {
+			a, err := up.Send(t.Context(), grpcCall(o.addr, "x"), &x.Resp)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer a.Close()
+			if x.Resp.Length != want {
+				t.Errorf("%s: length %d, want %d", kind, x.Resp.Length, want)
+			}
+			w.Head()
+			b, _ := io.ReadAll(a)
+			_, _ = w.Write(b)
+		})
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		q, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+addr+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := tr.RoundTrip(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		if err != nil || len(b) != 8 || want != res.ContentLength || want < 0 && res.Trailer.Get("Grpc-Status") != "0" {
+			t.Errorf("%s: %q, %v, %v %v", kind, b, err, res.Header, res.Trailer)
+		}
+		tr.CloseIdleConnections()
 	}
 }
 

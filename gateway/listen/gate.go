@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -30,21 +28,33 @@ type gate struct {
 	log     *slog.Logger
 	what    string // log message of a failure
 	ready   chan net.Conn
+	failed  chan failure
 	ended   chan struct{} // closed when accepting and every preparation ended, after err is set
 	err     error
 	wg      sync.WaitGroup  // of the preparations
 	ctx     context.Context // of the preparations; ends with Cut
 	cancel  context.CancelFunc
-	closed  atomic.Bool
-	most    int // pending connections
+	closing chan struct{} // closed when no more is to be accepted
+	close   func()        // closes closing
+	most    int           // pending connections
 
 	mu      sync.Mutex
-	pending list.List // guarded by mu; of net.Conn, the oldest first
+	pending list.List     // guarded by mu; of net.Conn, the oldest first
+	again   chan struct{} // guarded by mu; of the failure that Accept has returned; nil: none
+}
+
+// failure is an error of accepting. What it means is up to the caller of
+// Accept, who is the one that can make room: accepting goes on when he asks
+// again.
+type failure struct {
+	err   error
+	again chan struct{} // closed then
 }
 
 func newGate(l net.Listener, log *slog.Logger, what string, prepare func(context.Context, net.Conn) (net.Conn, error)) *gate {
-	g := &gate{Listener: l, prepare: prepare, log: log, what: what, ready: make(chan net.Conn), ended: make(chan struct{}), most: maxPending}
+	g := &gate{Listener: l, prepare: prepare, log: log, what: what, ready: make(chan net.Conn), failed: make(chan failure), ended: make(chan struct{}), closing: make(chan struct{}), most: maxPending}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.close = sync.OnceFunc(func() { close(g.closing) })
 	return g
 }
 
@@ -61,20 +71,36 @@ func (g *gate) accept() {
 	for {
 		c, err := g.Listener.Accept()
 		if err != nil {
-			var ne net.Error
-			if !g.closed.Load() && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.As(err, &ne) && ne.Timeout()) {
-				g.log.Warn("accepting connections", "addr", g.Addr().String(), "err", err)
-				select {
-				case <-time.After(50 * time.Millisecond):
-					continue
-				case <-g.ctx.Done():
-				}
+			if errors.Is(err, net.ErrClosed) || !g.report(err) {
+				g.err = err
+				return
 			}
-			g.err = err
-			return
+			continue
 		}
 		at := g.enter(c)
 		g.wg.Go(func() { g.admit(c, at) })
+	}
+}
+
+// report hands an error to Accept and waits for the next call of it; false: no
+// more is to be accepted.
+func (g *gate) report(err error) bool {
+	f := failure{err, make(chan struct{})}
+	select {
+	case <-g.closing: // an error after that is the end, whoever else waits for it
+		return false
+	default:
+	}
+	select {
+	case g.failed <- f:
+	case <-g.closing:
+		return false
+	}
+	select {
+	case <-f.again:
+		return true
+	case <-g.closing:
+		return false
 	}
 }
 
@@ -114,10 +140,23 @@ func (g *gate) admit(c net.Conn, at *list.Element) {
 	}
 }
 
+// Accept returns what is ready. An error of the listener below ends nothing:
+// see failure. After Close, errors are final.
 func (g *gate) Accept() (net.Conn, error) {
+	g.mu.Lock()
+	if g.again != nil {
+		close(g.again)
+		g.again = nil
+	}
+	g.mu.Unlock()
 	select {
 	case c := <-g.ready:
 		return c, nil
+	case f := <-g.failed:
+		g.mu.Lock()
+		g.again = f.again
+		g.mu.Unlock()
+		return nil, f.err
 	case <-g.ended:
 		return nil, g.err
 	}
@@ -126,7 +165,7 @@ func (g *gate) Accept() (net.Conn, error) {
 // Close ends accepting. Preparations under way go on: Accept returns what comes
 // of them, and an error after the last.
 func (g *gate) Close() error {
-	g.closed.Store(true)
+	g.close()
 	return g.Listener.Close()
 }
 
@@ -137,7 +176,7 @@ func (g *gate) SetDeadline(at time.Time) error {
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	g.closed.Store(true)
+	g.close()
 	return l.SetDeadline(at)
 }
 

@@ -29,9 +29,11 @@ func TestOldDiesWhileHandingOver(t *testing.T) {
 	old := s.serve("all")
 	s.cleanUp()
 	s.put("routes/r", `{"uri":"/*","upstream":{"nodes":{"`+node(t)+`":1}}}`)
-	next := start(t, s.env, "gatehouse", "serve", "all", "--takeover", "-c", s.config)
-	next.wait("the databases", func() bool { return strings.Contains(next.output(), "provider public") })
+	halting := halfway(t, readFile(t, s.config))
+	next := start(t, s.env, "gatehouse", "serve", "all", "--takeover", "-c", halting.config)
+	more := halting.wait()
 	old.kill()
+	more.Close()
 	next.wait("its start", func() bool { return strings.Contains(next.output(), "msg=started") })
 	if status, body := send(t, "GET", s.gateway+"/x", "", ""); status != 200 {
 		t.Errorf("the gateway answers %d %s", status, body)

@@ -374,6 +374,45 @@ func (s *stack) cleanUp() {
 	})
 }
 
+// stopover is a configuration with which a successor stops half way, between
+// lend and ready: it reads a pipe.
+type stopover struct {
+	t            *testing.T
+	config, pipe string
+}
+
+func halfway(t *testing.T, config string) *stopover {
+	t.Helper()
+	dir := t.TempDir()
+	h := &stopover{t, filepath.Join(dir, "gatehouse.yaml"), filepath.Join(dir, "pipe")}
+	if err := syscall.Mkfifo(h.pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config = strings.Replace(config, "gateway:\n", "gateway:\n  ssl_trusted_certificate: "+h.pipe+"\n", 1)
+	if err := os.WriteFile(h.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// wait returns when a successor reads. What is returned lets it go on, closed.
+func (h *stopover) wait() *os.File {
+	h.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		// Without O_NONBLOCK this would wait for a reader that may never come.
+		f, err := os.OpenFile(h.pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			h.t.Cleanup(func() { f.Close() })
+			return f
+		}
+		if !errors.Is(err, syscall.ENXIO) {
+			h.t.Fatal(err)
+		}
+	}
+	h.t.Fatal("no successor comes half way")
+	return nil
+}
+
 // TestTakeover replaces the process ten times under load, in every way there
 // is, with failing successors in between and a thousand changes of the
 // configuration: nobody notices.
@@ -452,14 +491,15 @@ func TestTakeover(t *testing.T) {
 		t.Errorf("on the new port: %d %s", status, body)
 	}
 
-	// Successors that are killed half way.
-	for round := range 3 {
-		p := start(t, s.env, "gatehouse", "serve", "all", "--takeover", "-c", s.config)
-		p.wait("the databases", func() bool { return strings.Contains(p.output(), "provider public") })
+	// Successors that are killed half way: they have the databases, and would
+	// go on when somebody writes what they read.
+	halting := halfway(t, changed)
+	for range 3 {
+		p := start(t, s.env, "gatehouse", "serve", "all", "--takeover", "-c", halting.config)
+		halting.wait()
 		p.kill()
-		if strings.Contains(p.output(), "msg=started") {
-			t.Logf("round %d: it was killed too late to be half way", round)
-			break
+		if out := p.output(); !strings.Contains(out, "provider public") || strings.Contains(out, "msg=started") {
+			t.Fatalf("it was not half way: %s", out)
 		}
 		settle()
 		deadline := time.Now().Add(10 * time.Second)
