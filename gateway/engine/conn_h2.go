@@ -180,10 +180,15 @@ func (t *Transport) stream(ctx context.Context, c *Call, resp *gateway.Response,
 		a.join()
 		stage := StageWait
 		switch {
-		case errors.As(err, new(dialError)):
-			stage = StageConnect
 		case fault != nil: // net/http only knows that the stream is gone
 			err = fault
+		case errors.As(err, new(dialError)):
+			// A node may have taken a part of the body and said then that it
+			// did not look at it; the connection that failed was the next.
+			stage = StageSend
+			if body, ok := a.body.again(); c.Length == 0 || ok {
+				stage, c.Body = StageConnect, body
+			}
 		}
 		return nil, callError(stage, false, err)
 	}
