@@ -34,12 +34,19 @@ type h2pool struct {
 	born, used int64      // tick; used is guarded by Transport.mu
 }
 
+// h2key is what calls share a client by. Its times are the client's own, so
+// calls with others have another.
+type h2key struct {
+	poolKey
+	connect, idle time.Duration
+}
+
 // h2Unused is how long the client of an address stays without calls, in ticks.
 const h2Unused = 600
 
 // pool finds or makes the client for an address of a node.
 func (t *Transport) pool(c *Call, host string, ip netip.Addr, addr string) *h2pool {
-	key := c.key()
+	key := h2key{c.key(), c.Timeout.Connect, c.Keep.Idle}
 	key.addr = addr
 	t.mu.Lock()
 	defer t.mu.Unlock()

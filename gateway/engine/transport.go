@@ -134,12 +134,12 @@ type Transport struct {
 	ticks atomic.Int64 // seconds counted by the sweep: the clock of idle times and long waits
 
 	mu     sync.Mutex
-	idle   map[poolKey]*pool   // guarded by mu
-	nodes  map[string]*node    // guarded by mu; by address
-	open   map[*conn]struct{}  // guarded by mu; idle ones too
-	h2     map[poolKey]*h2pool // guarded by mu
-	sweep  *time.Timer         // guarded by mu; nil: nothing is open
-	closed bool                // guarded by mu
+	idle   map[poolKey]*pool  // guarded by mu
+	nodes  map[string]*node   // guarded by mu; by address
+	open   map[*conn]struct{} // guarded by mu; idle ones too
+	h2     map[h2key]*h2pool  // guarded by mu
+	sweep  *time.Timer        // guarded by mu; nil: nothing is open
+	closed bool               // guarded by mu
 }
 
 // pool is what is kept for one node under one name.
@@ -164,7 +164,7 @@ func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn
 	}
 	return &Transport{
 		Resolver: NewResolver(ResolverConfig{}), dial: dial, idle: map[poolKey]*pool{}, nodes: map[string]*node{},
-		open: map[*conn]struct{}{}, h2: map[poolKey]*h2pool{},
+		open: map[*conn]struct{}{}, h2: map[h2key]*h2pool{},
 	}
 }
 
