@@ -159,10 +159,13 @@ func (k *conn) send(out []byte, rest bool) (Stage, error) {
 		}
 		_ = k.nc.SetWriteDeadline(time.Now().Add(k.call.Timeout.Send))
 		if n, err := k.nc.Write(out); err != nil {
-			if n == 0 && k.uses > 0 && k.raw != nil {
+			switch {
+			case n > 0 || k.raw == nil:
+				return StageSend, err
+			case k.uses > 0:
 				err = errStale
 			}
-			return StageSend, err
+			return StageConnect, err
 		}
 		if rest {
 			k.wait(0)
@@ -214,8 +217,8 @@ func (k *conn) roundTrip(out []byte) (Stage, error) {
 			return StageWait, err
 		}
 	}
-	if k.err != nil && !k.asked {
-		return StageSend, k.err
+	if k.err != nil && !k.asked { // the kernel took nothing
+		return StageConnect, k.err
 	}
 	return StageWait, k.err
 }

@@ -35,12 +35,19 @@ type h2pool struct {
 	born, used int64      // tick; used is guarded by Transport.mu
 }
 
+// h2key is what calls share a client by. Its times are the client's own, so
+// calls with others have another.
+type h2key struct {
+	poolKey
+	connect, idle time.Duration
+}
+
 // h2Unused is how long the client of an address stays without calls, in ticks.
 const h2Unused = 600
 
 // pool finds or makes the client for an address of a node.
 func (t *Transport) pool(c *Call, host string, ip netip.Addr, addr string) *h2pool {
-	key := c.key()
+	key := h2key{c.key(), c.Timeout.Connect, c.Keep.Idle}
 	key.addr = addr
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,10 +188,15 @@ func (t *Transport) stream(ctx context.Context, c *Call, resp *gateway.Response,
 		a.join()
 		stage := StageWait
 		switch {
-		case errors.As(err, new(dialError)):
-			stage = StageConnect
 		case fault != nil: // net/http only knows that the stream is gone
 			err = fault
+		case errors.As(err, new(dialError)):
+			// A node may have taken a part of the body and said then that it
+			// did not look at it; the connection that failed was the next.
+			stage = StageSend
+			if body, ok := a.body.again(); c.Length == 0 || ok {
+				stage, c.Body = StageConnect, body
+			}
 		}
 		return nil, callError(stage, false, err)
 	}

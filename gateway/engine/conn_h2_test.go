@@ -396,3 +396,22 @@ func TestSlowClientIsNotTheUpstreamsFault(t *testing.T) {
 		t.Errorf("%d bytes, %v", total, err)
 	}
 }
+
+// TestCallsHaveTheirOwnConnectTimeout: not that of the call that came first.
+func TestCallsHaveTheirOwnConnectTimeout(t *testing.T) {
+	left := make(chan time.Duration, 1)
+	tr := NewTransport(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		end, _ := ctx.Deadline()
+		left <- time.Until(end)
+		return nil, io.ErrClosedPipe
+	})
+	defer tr.Close()
+	for _, want := range []time.Duration{time.Hour, time.Minute, time.Hour} {
+		c := grpcCall("127.0.0.1:1", "x")
+		c.Timeout.Connect = want
+		_, _ = do(t.Context(), tr, c)
+		if got := <-left; got > want || got < want-20*time.Second {
+			t.Errorf("a connection may take %v, want %v", got, want)
+		}
+	}
+}

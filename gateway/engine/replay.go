@@ -28,6 +28,7 @@ type replay struct {
 	open     int       // guarded by mu; readers that were not closed
 	answered bool      // guarded by mu; the timer is the answer's
 	ended    bool      // guarded by mu; nobody may read
+	cut      bool      // guarded by mu; end broke a read off
 }
 
 func (r *replay) start(c *Call, timer *time.Timer) {
@@ -77,6 +78,7 @@ func (r *replay) end(stop func()) {
 	r.ended = true
 	r.free.Broadcast()
 	if r.reading {
+		r.cut = true
 		r.mu.Unlock()
 		stop()
 		r.mu.Lock()
@@ -84,6 +86,45 @@ func (r *replay) end(stop func()) {
 	for r.reading {
 		r.free.Wait()
 	}
+}
+
+// again is the client's body from its start, for another node; after end.
+// false: there is no such thing, since too much was read, or since end had to
+// break a read off.
+func (r *replay) again() (io.Reader, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.kept) == 0 && !r.over && !r.cut {
+		return r.call.Body, true
+	}
+	return &unsent{head: r.kept, rest: r.call.Body}, !r.over && !r.cut
+}
+
+// unsent is a body that was read for a call that did not come about.
+type unsent struct {
+	head []byte
+	rest io.Reader // nil: nothing
+}
+
+// Whole returns the body when all of it was read, and counts as reading it.
+func (u *unsent) Whole() ([]byte, bool) {
+	if u.rest != nil || len(u.head) == 0 {
+		return nil, false
+	}
+	p := u.head
+	u.head = nil
+	return p, true
+}
+
+func (u *unsent) Read(p []byte) (int, error) {
+	if n := copy(p, u.head); n > 0 || len(p) == 0 {
+		u.head = u.head[n:]
+		return n, nil
+	}
+	if u.rest == nil {
+		return 0, io.EOF
+	}
+	return u.rest.Read(p)
 }
 
 type replayReader struct {

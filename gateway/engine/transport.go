@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -37,10 +38,13 @@ type Call struct {
 
 	Method, Target, Host string
 	Header               *gateway.Header // without Host and framing
-	Body                 io.Reader       // nil when Length is 0
-	Length               int64           // -1: chunked
-	Trailer              *gateway.Header // of the request, once Body is read; may be nil
-	Trailers             bool            // ask for trailers
+	// Body is nil when Length is 0. An error of StageConnect leaves a Body that
+	// stands at its start, perhaps another one: what was read of it for this
+	// node is there for the next.
+	Body     io.Reader
+	Length   int64           // -1: chunked
+	Trailer  *gateway.Header // of the request, once Body is read; may be nil
+	Trailers bool            // ask for trailers
 	// Stop makes a blocked read of Body return, for when the answer is
 	// complete before the request is; needed with a Body that can block.
 	Stop    interface{ StopBody() }
@@ -86,7 +90,7 @@ type Answer interface {
 type Stage uint8
 
 const (
-	StageConnect Stage = iota // no connection, nothing sent
+	StageConnect Stage = iota // no connection, nothing sent that a node looked at
 	StageSend                 // a part of the request may have been sent
 	StageWait                 // the request was sent, no byte came back
 	StageAnswer               // the answer was begun and is broken
@@ -136,12 +140,12 @@ type Transport struct {
 	ticks atomic.Int64 // seconds counted by the sweep: the clock of idle times and long waits
 
 	mu     sync.Mutex
-	idle   map[poolKey]*pool   // guarded by mu
-	nodes  map[string]*node    // guarded by mu; by address
-	open   map[*conn]struct{}  // guarded by mu; idle ones too
-	h2     map[poolKey]*h2pool // guarded by mu
-	sweep  *time.Timer         // guarded by mu; nil: nothing is open
-	closed bool                // guarded by mu
+	idle   map[poolKey]*pool  // guarded by mu
+	nodes  map[string]*node   // guarded by mu; by address
+	open   map[*conn]struct{} // guarded by mu; idle ones too
+	h2     map[h2key]*h2pool  // guarded by mu
+	sweep  *time.Timer        // guarded by mu; nil: nothing is open
+	closed bool               // guarded by mu
 }
 
 // pool is what is kept for one node under one name.
@@ -166,7 +170,7 @@ func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn
 	}
 	return &Transport{
 		Resolver: NewResolver(ResolverConfig{}), dial: dial, idle: map[poolKey]*pool{}, nodes: map[string]*node{},
-		open: map[*conn]struct{}{}, h2: map[poolKey]*h2pool{},
+		open: map[*conn]struct{}{}, h2: map[h2key]*h2pool{},
 	}
 }
 
@@ -447,8 +451,9 @@ func (t *Transport) Shed(n int) {
 }
 
 // Send makes a call and fills resp with the head of the answer, whose strings
-// stay good after the call. Errors are *CallError. When ctx ends the
-// connection is cut within a second or two.
+// stay good after the call. Errors are *CallError; one of StageConnect lets the
+// caller make c again elsewhere. When ctx ends the connection is cut within a
+// second or two.
 func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (Answer, error) {
 	if c.http2() {
 		if c.Proxied.Version != 0 {
@@ -461,9 +466,11 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 	}
 	out := appendCall(c.Scratch.out[:0], c)
 	rest := c.Length != 0 // a part of the body is still to be sent
+	head := len(out)
 	for {
 		k, err := t.get(ctx, c)
 		if err != nil {
+			c.untake(out[head:]) // of the connection before, which had ended
 			return nil, callError(StageConnect, false, err)
 		}
 		if rest && c.Length > 0 && c.Length <= maxWhole {
@@ -495,7 +502,17 @@ func (t *Transport) Send(ctx context.Context, c *Call, resp *gateway.Response) (
 		} else if ctx.Err() != nil {
 			err = ctx.Err()
 		}
+		if stage == StageConnect {
+			c.untake(out[head:])
+		}
 		return nil, callError(stage, reused, err)
+	}
+}
+
+// untake makes what Send took of the body, and has not sent, the body again.
+func (c *Call) untake(p []byte) {
+	if len(p) > 0 {
+		c.Body = &unsent{head: bytes.Clone(p)}
 	}
 }
 

@@ -86,6 +86,7 @@ func (f *flight) forward() *gateway.Reply {
 		}
 		x.UpstreamTime = f.p.cfg.Now().Sub(start)
 		up.Picker.Done(node, x.UpstreamTime, err)
+		x.Req.Body = call.Body // from its start, if another attempt may follow
 		reply, again, sameNode := f.failure(err, call, up)
 		if x.Ctx.Err() != nil || reply.Status == 400 || reply.Status == 408 || reply.Status == 413 || w.Sent() {
 			f.failed = err.Error()
