@@ -238,8 +238,6 @@ var floods = []struct {
 		}
 		return p.WriteContinuation(1, false, nil)
 	}},
-	{"settings acks", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteSettingsAck() }},
-	{"unknown frames", http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) error { return p.WriteRawFrame(0x77, 0, 0, nil) }},
 	{"window overflow", http2.ErrCodeFlowControl, func(p *peer, _ int) error { return p.WriteWindowUpdate(0, 1<<31-1) }},
 }
 
@@ -404,6 +402,21 @@ func TestHTTP2LateTrailers(t *testing.T) {
 	})
 	if _, ok := f.(*http2.GoAwayFrame); ok {
 		t.Error(f)
+	}
+}
+
+// TestHTTP2CheapFrames: what costs next to nothing has a budget too.
+func TestHTTP2CheapFrames(t *testing.T) {
+	ack := &http2.SettingsFrame{FrameHeader: http2.FrameHeader{Type: http2.FrameSettings, Flags: http2.FlagSettingsAck}}
+	for name, f := range map[string]http2.Frame{"unknown": &http2.UnknownFrame{}, "settings ack": ack, "goaway": &http2.GoAwayFrame{}} {
+		c := &h2conn{}
+		n := 0
+		for n <= h2MaxUpdates && c.take(f) == nil {
+			n++
+		}
+		if n != h2MaxUpdates {
+			t.Errorf("%s: %d in a second, want %d", name, n, h2MaxUpdates)
+		}
 	}
 }
 
