@@ -243,6 +243,9 @@ func (d *Daemon) stop() error {
 	} else {
 		d.sockets.lastViews()
 	}
+	if handed {
+		d.sockets.handedOver()
+	}
 	var wg sync.WaitGroup
 	if d.gateway != nil {
 		wg.Go(func() { d.gateway.stop(drain, how) })

@@ -210,6 +210,15 @@ func (s *sockets) lastViews() {
 	}
 }
 
+// handedOver closes our copies of what listens, another process has its own: an
+// address that it does not use must not look served until our last client goes.
+func (s *sockets) handedOver() {
+	for _, k := range s.open {
+		k.listener.Close()
+	}
+	s.open = nil
+}
+
 // close closes all. The names of unix sockets go too, unless another process
 // has them.
 func (s *sockets) close(ours bool) error {
