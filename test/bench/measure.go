@@ -44,7 +44,13 @@ func (b *bench) run(ctx context.Context, c benchCase) (result, error) {
 		case "plugins":
 			l.header = []string{"apikey: secret-of-jack"}
 		case "session":
-			l.header = []string{"Cookie: " + b.gate.cookie}
+			// Fresh: an older cookie is renewed with every answer until the client
+			// takes the new one, and wrk takes none.
+			cookie, err := login("http://" + b.peers["gatehouse"].http + "/session/")
+			if err != nil {
+				return r, err
+			}
+			l.header = []string{"Cookie: " + cookie}
 		case "bearer":
 			l.header = []string{"Authorization: Bearer " + b.gate.token}
 		case "routes":
