@@ -422,7 +422,7 @@ func (s *Server) sweep() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var list []link
-	var freed, before int64
+	var c calm
 	for {
 		select {
 		case now := <-t.C:
@@ -440,24 +440,36 @@ func (s *Server) sweep() {
 			k.tick(s.seconds.Load())
 		}
 		clear(list)
-		shed, now := s.shed.Load(), s.seconds.Load()
-		if shed >= crowd && shed == before && now-freed >= freeEvery {
-			freed = now
+		if c.due(s.seconds.Load(), s.shed.Load()) {
 			s.shed.Store(0)
 			runtime.GC() // what pools keep goes with the second collection
 			debug.FreeOSMemory()
 		}
-		before = shed
 	}
 }
 
-// When so many connections have fallen idle and no more do, what they used goes
-// back to the system, at most so often (in seconds): the collector would keep
-// it for requests that do not come.
+// calm finds the moment when a crowd of connections has fallen idle: what they
+// used goes back to the system, which the collector would keep for requests
+// that do not come.
+type calm struct{ before, freed int64 }
+
 const (
 	crowd     = 1000
-	freeEvery = 60
+	freeEvery = 60 // seconds, at least
 )
+
+// due is told, once a second, how many have fallen idle since it was last true.
+// A busy connection counts when it is found between two requests, so a few
+// always do.
+func (c *calm) due(now, shed int64) bool {
+	more := shed - c.before
+	c.before = shed
+	if shed < crowd || more >= shed/8 || now-c.freed < freeEvery {
+		return false
+	}
+	c.before, c.freed = 0, now
+	return true
+}
 
 // setClock sets the clock that is read instead of the time of day where a
 // second is near enough, and the Date of answers.

@@ -18,7 +18,7 @@ const (
 func TestIdleClients(t *testing.T) {
 	needDescriptors(t, idlers+1_000)
 	g := startProgram(t, "", origin(t))
-	guests := g.invite(1)
+	guests := g.invite(4)
 	conns := make([]net.Conn, idlers)
 	defer func() {
 		for _, c := range conns {
