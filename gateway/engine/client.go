@@ -401,7 +401,8 @@ func (c *client) conclude(ok bool) {
 	if !c.end && !a.body.skip() {
 		c.end = true
 	}
-	if c.stopped.Load() {
+	if c.stopped.Load() { // once: the next request may have no body
+		c.stopped.Store(false)
 		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 	if !ok {

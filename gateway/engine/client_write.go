@@ -354,8 +354,9 @@ func (c *client) flushMore() error {
 
 // pipes keeps pipes from one body to the next.
 type pipes struct {
-	mu   sync.Mutex
-	list []*sock.Pipe // guarded by mu
+	mu     sync.Mutex
+	list   []*sock.Pipe // guarded by mu
+	closed bool         // guarded by mu; the server has stopped
 }
 
 // maxPipes bounds what is kept.
@@ -381,7 +382,7 @@ func (s *pipes) take() *sock.Pipe {
 func (s *pipes) give(p *sock.Pipe) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.list) >= maxPipes {
+	if s.closed || len(s.list) >= maxPipes {
 		p.Close()
 		return
 	}
@@ -395,7 +396,7 @@ func (s *pipes) close() {
 	for _, p := range s.list {
 		p.Close()
 	}
-	s.list = nil
+	s.list, s.closed = nil, true
 }
 
 // upgrade answers 101 and gives the connection away.
